@@ -1,0 +1,37 @@
+"""ensemble-sae: a whole sweep of sparse autoencoders in one pass over the activations.
+
+import ensemble_sae
+run = ensemble_sae.load("runs/default")
+run.members                 # a DataFrame
+run.sae(17).encode(rows)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from ensemble_sae.data.store import ChunkStore
+    from ensemble_sae.engine.run_sweep import run_sweep
+    from ensemble_sae.run import load
+    from ensemble_sae.train import FunctionalEnsemble
+
+__all__ = ["ChunkStore", "FunctionalEnsemble", "load", "run_sweep"]
+
+_HOMES = {
+    "ChunkStore": "ensemble_sae.data.store",
+    "FunctionalEnsemble": "ensemble_sae.train",
+    "load": "ensemble_sae.run",
+    "run_sweep": "ensemble_sae.engine.run_sweep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: importing the package itself stays fast."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,140 @@
+"""Hundreds of members -> few groups -> devices, by a model of cost and memory.
+
+Cost of a member's step: 10 B n d FLOP (five products of B n d multiply-adds).
+Memory of a member: 16 * 2 n d bytes (params, two moments, gradient in float32; half of that for
+signatures with one matrix), and for each worker the temporaries of a slice and two chunks.
+
+Groups are laid end to end in order of cost and cut into one stretch per device, so that every
+device has the same work to within one member and at most (devices - 1) groups are split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ensemble_sae.dispatch.devices import GIB, Device
+from ensemble_sae.errors import UserError
+from ensemble_sae.sweep import Group, Member
+from ensemble_sae.train.slices import ROOM
+
+STATES = 4  # params, two moments, gradient
+FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some members of one group, for one device."""
+
+    group: Group
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which device trains what."""
+
+    devices: tuple[Device, ...]
+    tasks: tuple[tuple[Task, ...], ...]  # one tuple per device
+    batch_size: int
+    parameters: Mapping[str, int]  # of one member, by group name
+    chunk_bytes: int
+
+    def flop_per_step(self, device: int) -> float:
+        """FLOP of one step of everything on a device."""
+        return sum(member_flop(m, self.batch_size) for t in self.tasks[device] for m in t.members)
+
+    def memory(self, device: int) -> int:
+        """Bytes that the device's worker needs."""
+        tasks, kind = self.tasks[device], self.devices[device].kind
+        return _needed(tasks, self.parameters, self.batch_size, self.chunk_bytes, kind)
+
+    @property
+    def balance(self) -> float:
+        """Mean over largest work of the devices: 1 is perfect."""
+        work = [self.flop_per_step(i) for i in range(len(self.devices))]
+        return sum(work) / len(work) / max(work)
+
+
+def member_flop(member: Member, batch_size: int) -> float:
+    """10 B n d: FLOP of one dense step of one member."""
+    return 10.0 * batch_size * member.n_dict * member.d_activation
+
+
+def plan(
+    groups: list[Group],
+    devices: list[Device],
+    *,
+    batch_size: int,
+    parameters: Mapping[str, int],
+    chunk_bytes: int,
+) -> Plan:
+    """Spread the groups' members over the devices.
+
+    Args:
+        parameters: group name -> number of parameters of one of its members.
+        chunk_bytes: size of the largest chunk on a device.
+
+    Raises:
+        UserError: something cannot fit; names the member or the device and the memory.
+    """
+    tasks = _cut(groups, devices, batch_size)
+    used = tuple(device for device, mine in zip(devices, tasks, strict=True) if mine)
+    made = Plan(used, tuple(t for t in tasks if t), batch_size, dict(parameters), chunk_bytes)
+    for index, device in enumerate(made.devices):
+        _refuse_what_cannot_fit(made, index, device)
+    return made
+
+
+def _cut(groups: list[Group], devices: list[Device], batch_size: int) -> list[tuple[Task, ...]]:
+    line = [(g, m) for g in groups for m in g.members]
+    line.sort(key=lambda gm: (-member_flop(gm[1], batch_size), gm[0].name, gm[1].id))
+    share = sum(member_flop(m, batch_size) for _, m in line) / len(devices)
+    pieces: list[dict[str, list[Member]]] = [{} for _ in devices]
+    by_name = {group.name: group for group in groups}
+    done = 0.0
+    for group, member in line:
+        cost = member_flop(member, batch_size)
+        # The device in whose stretch the middle of this member's work lies.
+        index = min(int((done + cost / 2) / share), len(devices) - 1)
+        pieces[index].setdefault(group.name, []).append(member)
+        done += cost
+    return [tuple(Task(by_name[name], tuple(ms)) for name, ms in piece.items()) for piece in pieces]
+
+
+def _needed(
+    tasks: tuple[Task, ...],
+    parameters: Mapping[str, int],
+    batch_size: int,
+    chunk_bytes: int,
+    kind: str,
+) -> int:
+    state = sum(STATES * FLOAT * parameters[t.group.name] * len(t.members) for t in tasks)
+    widest = max(2 * batch_size * max(t.group.n_dict, t.group.d_activation) * FLOAT for t in tasks)
+    together = max(len(t.members) for t in tasks)
+    temporaries = 2 * max(widest, min(ROOM[kind], widest * together))
+    chunks = 0 if kind == "cpu" else 2 * chunk_bytes  # mapped files are the page cache's
+    return int(state + temporaries + chunks)
+
+
+def _refuse_what_cannot_fit(made: Plan, index: int, device: Device) -> None:
+    for task in made.tasks[index]:
+        one = Task(task.group, task.members[:1])
+        alone = _needed((one,), made.parameters, made.batch_size, made.chunk_bytes, device.kind)
+        if alone > device.memory:
+            member = task.members[0]
+            raise UserError(
+                f"Member {member.id} ({member.name}) does not fit on {device.name}.",
+                found=f"{alone / GIB:.1f} GiB needed, {device.memory / GIB:.1f} GiB there",
+                next_step="a smaller dict_ratio, or --set train.batch_size=...",
+            )
+    needed = made.memory(index)
+    if needed > device.memory:
+        count = sum(len(task.members) for task in made.tasks[index])
+        largest = max((m for t in made.tasks[index] for m in t.members), key=lambda m: m.n_dict)
+        raise UserError(
+            f"{count} members do not fit on {device.name} at once.",
+            found=f"{needed / GIB:.1f} GiB needed, {device.memory / GIB:.1f} GiB there; "
+            f"the largest is member {largest.id} ({largest.name})",
+            next_step="more devices, or fewer members: split the sweep into two files",
+        )

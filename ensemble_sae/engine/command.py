@@ -1,0 +1,107 @@
+"""What `big_sweep` does with its options: run, or show what would run, and say how it ended."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ensemble_sae.data.location import data_dir as default_data_dir
+from ensemble_sae.dispatch import devices as device_choice
+from ensemble_sae.dispatch.dispatcher import Interrupted
+from ensemble_sae.dispatch.observer import Observers
+from ensemble_sae.engine import results, stores
+from ensemble_sae.engine.display import Display
+from ensemble_sae.engine.dry_run import show
+from ensemble_sae.engine.prepared import prepare
+from ensemble_sae.engine.run_sweep import run_sweep
+from ensemble_sae.errors import UserError
+from ensemble_sae.run import Run
+from ensemble_sae.sweep import load_sweep
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `big_sweep`; see there."""
+
+    sweep: str = "default"
+    gpus: int | None = None
+    devices: str | None = None
+    threads: int | None = None
+    run: Path | None = None
+    resume: bool = False
+    settings: tuple[str, ...] = ()
+    stream: bool = False
+    discard: bool = False
+    wandb: str = "auto"
+    data_dir: Path | None = None
+    dry_run: bool = False
+
+
+def execute(options: Options, console: Console | None = None) -> int:
+    """Run the sweep; returns the exit code: 0, or 130 / 143 after SIGINT / SIGTERM."""
+    console = console or Console()
+    if options.discard and not options.stream:
+        raise UserError("--discard goes with --stream.", next_step="--stream --discard")
+    sweep, where = load_sweep(options.sweep, options.settings)
+    if options.dry_run:
+        chosen = device_choice.choose(options.gpus, options.devices, options.threads)
+        sources = stores.locate(sweep.activations, default_data_dir(options.data_dir))
+        show(prepare(sweep, where, sources, chosen, None), console)
+        return 0
+    display = Display(console)
+    try:
+        run = run_sweep(
+            sweep,
+            run=options.run,
+            devices=options.devices,
+            gpus=options.gpus,
+            threads=options.threads,
+            resume=options.resume,
+            stream=options.stream,
+            discard=options.discard,
+            data_dir=options.data_dir,
+            observer=Observers(display, *_wandb(options, sweep.name)),
+            where=where,
+        )
+    except Interrupted as interruption:
+        return _say_how_to_go_on(interruption, options, console)
+    except KeyboardInterrupt:
+        console.print("Ended at once; --resume goes on from the last checkpoint.")
+        return 128 + signal.SIGINT
+    _say_the_end(run, display, console)
+    return 0
+
+
+def _wandb(options: Options, name: str) -> list[object]:
+    return []
+
+
+def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Console) -> int:
+    folder = interruption.folder
+    words = ["python -m ensemble_sae.big_sweep", options.sweep, f"--run {folder}", "--resume"]
+    words += [f"--set {setting}" for setting in options.settings]
+    words += [f"--devices {options.devices}"] if options.devices else []
+    words += [f"--gpus {options.gpus}"] if options.gpus else []
+    words += [f"--data-dir {options.data_dir}"] if options.data_dir else []
+    words += ["--stream"] if options.stream else []
+    console.print(f"Interrupted; everything is saved in {folder}. To go on:", highlight=False)
+    console.print("  " + " ".join(words), highlight=False, soft_wrap=True)
+    return 128 + interruption.signal
+
+
+def _say_the_end(run: Run, display: Display, console: Console) -> None:
+    table = run.members.reset_index()
+    results.print_table(table, console)
+    speed, seconds = display.speed, run.status.get("seconds", 0.0)
+    busy, stall = run.status["busy_s"], run.status["stall_s"]
+    console.print(
+        f"{len(table)} members, {seconds:,.0f} s, {speed.sae_rows:,} SAE-rows, "
+        f"{100 * stall / max(busy, 1e-9):.2f}% of the time waiting for data",
+        highlight=False,
+    )
+    console.print(f"The run is in {run.path}. In Python:", highlight=False)
+    console.print(f'  run = ensemble_sae.load("{run.path}")', highlight=False)
+    console.print("  run.members; run.sae(0).encode(rows)", highlight=False)

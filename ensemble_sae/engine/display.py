@@ -1,0 +1,159 @@
+"""Live progress: a panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ensemble_sae.dispatch.observer import Observer
+from ensemble_sae.dispatch.planner import Plan
+from ensemble_sae.run import Checkpoint
+from ensemble_sae.sweep import Member
+
+PLAIN_S = 10.0  # between two plain lines
+WINDOW_S = 15.0  # over which the speed is averaged
+
+
+class Speed:
+    """Rows per second over the last seconds, and over the whole training."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.rows = self.sae_rows = 0
+        self._seen: deque[tuple[float, int, int]] = deque()
+
+    def add(self, rows: int, sae_rows: int) -> None:
+        """Count rows that were trained on since the last call."""
+        now = time.monotonic()
+        self.rows += rows
+        self.sae_rows += sae_rows
+        self._seen.append((now, self.rows, self.sae_rows))
+        while len(self._seen) > 2 and now - self._seen[0][0] > WINDOW_S:
+            self._seen.popleft()
+
+    def now(self) -> tuple[float, float]:
+        """Rows/s and SAE-rows/s of the last seconds."""
+        if len(self._seen) < 2:
+            return 0.0, 0.0
+        (t0, r0, s0), (t1, r1, s1) = self._seen[0], self._seen[-1]
+        passed = max(t1 - t0, 1e-9)
+        return (r1 - r0) / passed, (s1 - s0) / passed
+
+
+class Display(Observer):
+    """Shows rows/s, SAE-rows/s, ETA, and per group the range of L0 and FVU."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.speed = Speed()
+        self._means: dict[str, Mapping[str, list[float]]] = {}
+        self._frozen = 0
+        self._total = self._work = 1
+        self._done = 0
+        self._last_line = 0.0
+        self._live: Live | None = None
+
+    def harvesting(self, progress: Any) -> None:
+        if time.monotonic() - self._last_line < PLAIN_S and progress.rows != progress.rows_total:
+            return
+        self._last_line = time.monotonic()
+        of = f" of {progress.rows_total:,}" if progress.rows_total else ""
+        self.console.print(
+            f"harvested {progress.rows:,}{of} rows, {progress.rows_per_second:,.0f} rows/s",
+            highlight=False,
+        )
+
+    def started(self, plan: Plan, rows: int, work: int, done: int) -> None:
+        self._total, self._work, self._done = rows, work, done
+        self.speed = Speed()
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
+            self._live.start()
+            self._live.update(Text("starting the workers"))
+
+    def progress(self, rows: int, sae_rows: int, means: Mapping[str, Any]) -> None:
+        self.speed.add(rows, sae_rows)
+        for group, values in means.items():
+            self._means[group] = values
+        if self._live is not None:
+            self._live.update(self._panel())
+        elif time.monotonic() - self._last_line >= PLAIN_S:
+            self._last_line = time.monotonic()
+            self.console.print(self._line(), highlight=False)
+
+    def frozen(self, member: Member, step: int) -> None:
+        self._frozen += 1
+        self.warning(
+            f"member {member.id} ({member.name}): loss or gradient not finite at step {step}; "
+            "frozen at its last finite state"
+        )
+
+    def saved(self, checkpoint: Checkpoint) -> None:
+        if self._live is None:
+            self.console.print(f"saved {checkpoint.folder.name}", highlight=False)
+
+    def worker_died(self, device: str, reason: str, restarting: bool) -> None:
+        self.warning(f"the worker on {device} died ({reason}); started again from the checkpoint")
+
+    def evaluating(self) -> None:
+        if self._live is None:
+            return
+        self._live.update(Text("evaluating on held-out rows"))
+
+    def warning(self, text: str) -> None:
+        self.console.print(f"warning: {text}", style="yellow", highlight=False)
+
+    def ended(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _share(self) -> float:
+        """The share of all workers' work that is done."""
+        return min(1.0, (self._done + self.speed.rows) / max(self._work, 1))
+
+    def _line(self) -> str:
+        work_s, sae_rows_s = self.speed.now()
+        rows_s = work_s * self._total / max(self._work, 1)
+        line = f"{self._share() * self._total:,.0f} of {self._total:,} rows, {rows_s:,.0f} rows/s, "
+        line += f"{sae_rows_s:,.0f} SAE-rows/s{self._eta(rows_s)}"
+        l0 = _range(self._means.values(), "l0", ".1f")
+        fvu = _range(self._means.values(), "fvu", ".3f")
+        if l0 and fvu:
+            line += f", L0 {l0}, FVU {fvu}"
+        return line + (f", {self._frozen} frozen" if self._frozen else "")
+
+    def _eta(self, rows_s: float) -> str:
+        if rows_s <= 0:
+            return ""
+        left = int((1 - self._share()) * self._total / rows_s)
+        clock = f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
+        return f", {clock.removeprefix('0:')} left"
+
+    def _panel(self) -> Group:
+        groups = Table(box=None, pad_edge=False, header_style="dim")
+        groups.add_column("group")
+        groups.add_column("members", justify="right")
+        groups.add_column("L0", justify="right")
+        groups.add_column("FVU", justify="right")
+        for name, values in sorted(self._means.items()):
+            members = len(next(iter(values.values()), []))
+            groups.add_row(
+                name, str(members), _range([values], "l0", ".1f"), _range([values], "fvu", ".3f")
+            )
+        bar = ProgressBar(total=1.0, completed=self._share(), width=60)
+        return Group(bar, Text(self._line()), groups)
+
+
+def _range(several: Any, name: str, form: str) -> str:
+    """`lowest..highest` of a mean over members, without those that are not numbers."""
+    values = [v for means in several for v in means.get(name, []) if v == v]
+    return f"{min(values):{form}}..{max(values):{form}}" if values else ""

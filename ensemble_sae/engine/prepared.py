@@ -1,0 +1,92 @@
+"""A sweep made ready: members, groups, plan. What a dry run shows and what a run executes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ensemble_sae.dispatch.devices import Device
+from ensemble_sae.dispatch.planner import Plan, member_flop, plan
+from ensemble_sae.dispatch.schedule import Round, rounds
+from ensemble_sae.dispatch.trainee import initial
+from ensemble_sae.engine.stores import Sources
+from ensemble_sae.run import Checkpoint
+from ensemble_sae.sweep import Group, Member, Sweep, expand, groups_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is known of a sweep before its first step."""
+
+    sweep: Sweep
+    sources: Sources
+    members: list[Member]
+    groups: list[Group]
+    plan: Plan
+
+    @property
+    def hooks(self) -> set[str]:
+        """The hooks that some member trains on."""
+        return {member.hook for member in self.members}
+
+    def rounds(self, chunks: Mapping[str, list[int]], as_written: bool) -> list[Round]:
+        """The schedule over these chunks (hook -> training chunks)."""
+        train = self.sweep.train
+        return rounds(chunks, epochs=train.epochs, seed=train.seed, as_written=as_written)
+
+    @property
+    def flop_per_row(self) -> float:
+        """FLOP that one row costs, over all members."""
+        return sum(member_flop(member, 1) for member in self.members)
+
+
+def prepare(
+    sweep: Sweep, where: str, sources: Sources, devices: list[Device], resume: Checkpoint | None
+) -> Prepared:
+    """Expand, group and plan a sweep.
+
+    Members that an interruption left at different places go into groups of their own.
+
+    Raises:
+        UserError: a bad member, or one that fits on no device.
+    """
+    members = expand(sweep, sources.widths, where)
+    places = {m.id: resume.part_of(m.id).position for m in members} if resume else None
+    groups = groups_of(members, places)
+    parameters = {group.name: _parameters(group) for group in groups}
+    made = plan(
+        groups,
+        devices,
+        batch_size=sweep.train.batch_size,
+        parameters=parameters,
+        chunk_bytes=_chunk_bytes(sources, {member.hook for member in members}),
+    )
+    return Prepared(sweep, sources, members, groups, made)
+
+
+def _parameters(group: Group) -> int:
+    """Parameters of one member, counted on tensors without memory."""
+    with torch.device("meta"):
+        try:
+            params, _ = initial(group.members[0], 0)
+        except (RuntimeError, NotImplementedError):  # an init that needs real tensors
+            with torch.device("cpu"):
+                params, _ = initial(group.members[0], 0)
+    return sum(tensor.numel() for tensor in params.values())
+
+
+def _chunk_bytes(sources: Sources, hooks: set[str]) -> int:
+    if sources.there:
+        stores = sources.open(hooks).values()
+        return max((c.bytes for s in stores for c in s.chunks()), default=0) * len(hooks)
+    assert sources.recipe is not None
+    rows = sources.recipe.chunk_rows
+    return sum(rows * sources.widths[hook] * 4 for hook in hooks)
+
+
+def default_run_folder(sweep: Sweep) -> Path:
+    """Where a sweep goes when no folder is given."""
+    return Path("runs") / sweep.name

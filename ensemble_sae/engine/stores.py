@@ -1,0 +1,84 @@
+"""The stores that a sweep trains on: found on the disk, or harvested first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble_sae.config.recipe import Recipe, load_recipe
+from ensemble_sae.data.location import store_path
+from ensemble_sae.data.meta import META
+from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.errors import UserError
+from ensemble_sae.sweep.schema import Activations
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where each hook's store is (or will be), and how wide its rows are."""
+
+    paths: Mapping[str, Path]
+    widths: Mapping[str, int]
+    recipe: Recipe | None
+    there: bool  # all of them are on the disk and complete
+
+    def open(self, hooks: set[str]) -> dict[str, ChunkStore]:
+        """Open the stores of some hooks, in their order."""
+        return {h: ChunkStore.open(path) for h, path in self.paths.items() if h in hooks}
+
+
+def locate(activations: Activations, data_dir: Path) -> Sources:
+    """Find the stores of a sweep; a recipe's may still have to be harvested.
+
+    Raises:
+        UserError: no such recipe or folder; stores of another recipe under the same name; an
+            unknown hook.
+    """
+    if activations.store is not None:
+        return _from_folder(Path(activations.store))
+    assert activations.recipe is not None
+    recipe = load_recipe(activations.recipe)
+    from ensemble_sae.lm.harvest import finished, widths
+
+    paths = {hook: store_path(data_dir, recipe.name, hook) for hook in recipe.hooks}
+    done = finished(recipe, data_dir)
+    known = {hook: s.d_activation for hook, s in zip(paths, done, strict=True)} if done else None
+    return Sources(paths, known or widths(recipe), recipe, bool(done))
+
+
+def _from_folder(folder: Path) -> Sources:
+    """One store, or a folder with one store per hook."""
+    if (folder / META).is_file():
+        store = ChunkStore.open(folder)
+        hook = store.meta.source.hook or folder.name
+        return Sources({hook: folder}, {hook: store.d_activation}, None, True)
+    found = sorted(path.parent for path in folder.glob(f"*/{META}"))
+    if not found:
+        raise UserError(
+            "There is no chunk store in this folder.",
+            where="activations.store",
+            found=str(folder) if folder.is_dir() else f"{folder} (no such folder)",
+            allowed="a folder with meta.json, or with one such folder per hook",
+            next_step="python -m ensemble_sae.harvest --help, or ChunkStore.write(path, rows)",
+        )
+    stores = {path.name: ChunkStore.open(path) for path in found}
+    widths = {hook: store.d_activation for hook, store in stores.items()}
+    return Sources(dict(zip(stores, found, strict=True)), widths, None, True)
+
+
+def check_rows(stores: Mapping[str, ChunkStore], batch_size: int) -> None:
+    """Every chunk must fill at least one batch.
+
+    Raises:
+        UserError: a store has no training chunk, or only chunks smaller than a batch.
+    """
+    for hook, store in stores.items():
+        largest = max((chunk.rows for chunk in store.chunks()), default=0)
+        if largest < batch_size:
+            raise UserError(
+                "No chunk of this store fills a batch.",
+                where=f"train.batch_size, {store.path} ({hook})",
+                found=f"batch_size {batch_size:,}; the largest training chunk has {largest:,} rows",
+                allowed=f"up to {largest:,}" if largest else "a store with training rows",
+            )

@@ -1,0 +1,1 @@
+"""Language models: the embedded one, loading others, and harvesting their activations."""

@@ -1,0 +1,251 @@
+"""Checkpoints: complete or absent.
+
+A checkpoint is written into a folder with a temporary name, one safetensors file per part (the
+members of a group that one worker trains), then a manifest with every file's checksum; the folder
+is renamed when all of it is on the disk. A reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_sae.errors import CorruptFile
+from ensemble_sae.files import (
+    TEMPORARY,
+    open_tensors,
+    sha256,
+    sync_folder,
+    write_json,
+    write_tensors,
+)
+from ensemble_sae.run.layout import SCHEMA_VERSION, read_versioned
+from ensemble_sae.signatures import Tensors
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """The next batch to train on: `batch` of the chunk of `round`."""
+
+    round: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a checkpoint: some members of one group, in the order of axis 0."""
+
+    file: str
+    group: str
+    members: tuple[int, ...]
+    step: int
+    position: Position
+    bytes: int
+    sha256: str
+
+
+def write_part(
+    folder: Path, group: str, members: Iterable[int], state: Tensors, position: Position
+) -> Part:
+    """Write one part into a checkpoint that is being made."""
+    members = tuple(members)
+    file = f"{group}-m{members[0]}.safetensors"
+    write_tensors(folder / file, state, {"format": "pt"})
+    return Part(
+        file=file,
+        group=group,
+        members=members,
+        step=int(state["step"]),
+        position=position,
+        bytes=(folder / file).stat().st_size,
+        sha256=sha256(folder / file),
+    )
+
+
+class Checkpoint:
+    """A complete checkpoint; tensors are mapped, one member at a time."""
+
+    def __init__(self, folder: Path, parts: list[Part], notes: dict[str, Any]) -> None:
+        self.folder, self.parts, self.notes = folder, parts, notes
+        self._places = {m: (part, row) for part in parts for row, m in enumerate(part.members)}
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read a checkpoint's manifest.
+
+        Raises:
+            CorruptFile: the manifest is damaged or of a newer schema.
+        """
+        manifest: Any = read_versioned(folder / MANIFEST)
+        try:
+            parts = [
+                Part(
+                    **{
+                        **part,
+                        "members": tuple(part["members"]),
+                        "position": Position(**part["position"]),
+                    }
+                )
+                for part in manifest["parts"]
+            ]
+            return cls(folder, parts, manifest["notes"])
+        except (KeyError, TypeError) as error:
+            raise CorruptFile(
+                "A checkpoint's manifest is damaged.",
+                where=str(folder / MANIFEST),
+                found=str(error),
+            ) from None
+
+    @property
+    def step(self) -> int:
+        """Updates made by the members that are furthest."""
+        return max(part.step for part in self.parts)
+
+    @property
+    def position(self) -> Position:
+        """Where the members that are furthest behind go on."""
+        return min(part.position for part in self.parts)
+
+    def part_of(self, member: int) -> Part:
+        """The part that holds a member."""
+        return self._places[member][0]
+
+    def verify(self) -> None:
+        """Compare every file with its checksum.
+
+        Raises:
+            CorruptFile: names the file, what was expected and what was found.
+        """
+        for part in self.parts:
+            self._check_size(part)
+            found = sha256(self.folder / part.file)
+            if found != part.sha256:
+                raise CorruptFile(
+                    "A checkpoint file was altered.",
+                    where=str(self.folder / part.file),
+                    found=f"SHA-256 {found}",
+                    allowed=f"SHA-256 {part.sha256}",
+                )
+
+    def member(self, member: int, prefix: str = "", device: str = "cpu") -> Tensors:
+        """The tensors of one member whose names start with `prefix` (which is cut off).
+
+        Only this member's rows are read from the mapped file.
+        """
+        part, row = self._places[member]
+        file = self._open(part, device)
+        tensors = {}
+        for name in file.keys():
+            if name.startswith(prefix):
+                tensors[name.removeprefix(prefix)] = self._row(file, part, name, row)
+        return tensors
+
+    def stacked(self, members: Iterable[int]) -> Tensors:
+        """The state of some members of one group, stacked in the order asked for."""
+        states = [self.member(member) for member in members]
+        return {
+            name: first if _shared(name) else torch.stack([state[name] for state in states])
+            for name, first in states[0].items()
+        }
+
+    def _row(self, file: Any, part: Part, name: str, row: int) -> Tensor:
+        view = file.get_slice(name)
+        shape = view.get_shape()
+        if _shared(name):
+            return file.get_tensor(name)
+        if not shape or shape[0] != len(part.members):
+            raise CorruptFile(
+                "A checkpoint tensor has another number of members than its manifest.",
+                where=f"{self.folder / part.file}: {name}",
+                found=str(shape),
+                allowed=f"{len(part.members)} on axis 0",
+            )
+        # A copy: a run that goes on may delete this checkpoint under the mapping.
+        return view[row : row + 1][0].clone()
+
+    def _open(self, part: Part, device: str = "cpu") -> Any:
+        self._check_size(part)
+        return open_tensors(self.folder / part.file, device)
+
+    def _check_size(self, part: Part) -> None:
+        path = self.folder / part.file
+        found = f"{path.stat().st_size:,} bytes" if path.is_file() else "no such file"
+        if found != f"{part.bytes:,} bytes":
+            raise CorruptFile(
+                "A checkpoint file is missing or of the wrong size.",
+                where=str(path),
+                found=found,
+                allowed=f"{part.bytes:,} bytes",
+            )
+
+
+def _shared(name: str) -> bool:
+    """Whether a tensor belongs to all members: the counts, which have no member axis."""
+    return name == "step" or name.startswith("optimiser/count/")
+
+
+class Checkpoints:
+    """The checkpoints of a run, oldest first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def all(self) -> list[Checkpoint]:
+        """Every complete checkpoint."""
+        folders = sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+        return [Checkpoint.open(f) for f in folders if (f / MANIFEST).is_file()]
+
+    def latest(self) -> Checkpoint | None:
+        """The newest one that is whole; damaged ones are passed over (see `damaged`)."""
+        self.damaged: list[CorruptFile] = []
+        folders = sorted(self.folder.glob("step-*"), reverse=True) if self.folder.is_dir() else []
+        for folder in folders:
+            try:
+                checkpoint = Checkpoint.open(folder)
+                checkpoint.verify()
+                return checkpoint
+            except CorruptFile as error:
+                self.damaged.append(error)
+        return None
+
+    def begin(self, number: int = 0) -> Path:
+        """A new folder with a temporary name, to write parts into."""
+        folder = self.folder / f"{TEMPORARY}{os.getpid()}-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, folder: Path, parts: list[Part], notes: dict[str, Any]) -> Checkpoint:
+        """Write the manifest and give the folder its name."""
+        parts = sorted(parts, key=lambda part: part.members[0])
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "parts": [asdict(part) for part in parts],
+            "notes": notes,
+        }
+        write_json(folder / MANIFEST, manifest)
+        final = self.folder / f"step-{max(part.step for part in parts):010d}"
+        if final.exists():  # the same step again, after an interruption: the newer one stays
+            shutil.rmtree(final)
+        os.replace(folder, final)
+        sync_folder(self.folder)
+        return Checkpoint(final, parts, notes)
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the `keep` newest."""
+        for folder in sorted(self.folder.glob("step-*"))[:-keep]:
+            shutil.rmtree(folder)
+
+    def clean(self) -> None:
+        """Remove what an interrupted writer left behind."""
+        for folder in self.folder.glob(f"{TEMPORARY}*"):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""A run's folder: which file is what.
+
+sweep.json       the resolved sweep, the stores and scales it was trained on, the plan
+run.json         status, versions, devices, timing
+members.json     every member: its configuration, group and status
+checkpoints/     step-00001536/: one safetensors file per group, and manifest.json
+metrics.jsonl    one line per member and chunk, over time
+metrics.parquet  one row per member, on held-out rows, at the end
+features/        per group: how often and how strongly each feature fires, at the end
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ensemble_sae.errors import CorruptFile, UserError
+from ensemble_sae.files import read_json
+
+SCHEMA_VERSION = 1
+
+
+class Layout:
+    """Paths inside one run's folder."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.sweep = self.folder / "sweep.json"
+        self.status = self.folder / "run.json"
+        self.members = self.folder / "members.json"
+        self.checkpoints = self.folder / "checkpoints"
+        self.metrics = self.folder / "metrics.jsonl"
+        self.table = self.folder / "metrics.parquet"
+        self.features = self.folder / "features"
+
+    def exists(self) -> bool:
+        """Whether this folder holds a run."""
+        return self.sweep.is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for writing; the operating system lets go when the process ends.
+
+        Raises:
+            UserError: another process is writing this run.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                "Another process is training into this run.",
+                where=str(self.folder),
+                next_step="wait for it, or give another folder with --run",
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def read_versioned(path: Path) -> dict[str, object]:
+    """A JSON object with a `schema_version` that this version of the package reads."""
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("schema_version"), int):
+        raise CorruptFile(
+            "A file of a run is damaged.",
+            where=f"{path}: schema_version",
+            found=repr(value.get("schema_version") if isinstance(value, dict) else value)[:80],
+            allowed="a whole number",
+        )
+    if value["schema_version"] > SCHEMA_VERSION:
+        raise CorruptFile(
+            "This run was written by a newer version of ensemble-sae.",
+            where=f"{path}: schema_version",
+            found=str(value["schema_version"]),
+            allowed=f"up to {SCHEMA_VERSION}",
+            next_step="pip install --upgrade ensemble-sae",
+        )
+    return value
+
+
+def next_free(folder: Path) -> Path:
+    """`folder`, or `folder-2`, `folder-3`, ... : the first that holds no run."""
+    candidate, number = folder, 1
+    while Layout(candidate).exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

@@ -1,0 +1,169 @@
+"""A run that is on the disk, for analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensemble_sae.data.units import Units
+from ensemble_sae.errors import CorruptFile, UserError, nearest
+from ensemble_sae.files import read_json
+from ensemble_sae.run.checkpoint import Checkpoint, Checkpoints
+from ensemble_sae.run.layout import Layout, read_versioned
+from ensemble_sae.run.sae import Sae
+from ensemble_sae.signatures import BUILTIN
+from ensemble_sae.sweep import Member
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load(path: str | Path, signatures: Mapping[str, type[Any]] | None = None) -> Run:
+    """Open a run's folder. Reads JSON now, tensors when they are asked for; unpickles nothing.
+
+    Args:
+        path: the folder, e.g. `runs/default`.
+        signatures: the classes of members trained with signatures of your own, by the name that
+            the sweep gave them; a run's folder never makes this function import anything.
+
+    Raises:
+        UserError: no run there. CorruptFile: a file of it is damaged or of a newer schema.
+    """
+    return Run(path, signatures or {})
+
+
+class Run:
+    """The members of a sweep and what became of them.
+
+    `run.members` is a DataFrame with one row per member; `run.sae(id)` loads one of them.
+    """
+
+    def __init__(self, path: str | Path, signatures: Mapping[str, type[Any]]) -> None:
+        self._layout = Layout(path)
+        if not self._layout.exists():
+            raise UserError(
+                "There is no run in this folder.",
+                where=str(Path(path)),
+                found="a folder without sweep.json" if Path(path).is_dir() else "no such folder",
+                next_step="python -m ensemble_sae.big_sweep --run FOLDER",
+            )
+        self.path = self._layout.folder
+        self.sweep = read_versioned(self._layout.sweep)
+        self.status = read_versioned(self._layout.status)
+        self._signatures = {**BUILTIN, **signatures}
+        entries = self._entries()
+        self._members = {e["id"]: Member.from_row(_config(e)) for e in entries}
+        self._table = self._make_table(entries)
+
+    @property
+    def members(self) -> pd.DataFrame:
+        """One row per member, indexed by id: configuration, status and held-out metrics."""
+        return self._table
+
+    @property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The complete checkpoints, oldest first."""
+        return Checkpoints(self._layout.checkpoints).all()
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Training metrics over time: one row per member and chunk."""
+        import pandas as pd
+
+        from ensemble_sae.run.metrics import read_rows
+
+        return pd.DataFrame(read_rows(self._layout.metrics))
+
+    def sae(self, member: int, *, checkpoint: Checkpoint | None = None, device: str = "cpu") -> Sae:
+        """Load one member, by id, from the latest checkpoint or a given one.
+
+        Raises:
+            UserError: no such member. CorruptFile: its file is damaged.
+        """
+        if member not in self._members:
+            raise UserError(
+                "There is no such member.",
+                where=str(self.path),
+                found=repr(member),
+                allowed=f"0 to {max(self._members)}",
+            )
+        checkpoint = checkpoint or self._latest()
+        config = self._members[member]
+        params = checkpoint.member(member, "params/", device)
+        buffers = checkpoint.member(member, "buffers/", device)
+        return Sae(config, self._signature(config), params, buffers, self._units(config.hook))
+
+    def select(self, **conditions: Any) -> list[Sae]:
+        """Load all members whose columns equal the conditions (a list means any of its values).
+
+        `run.select(signature="tied", dict_ratio=4)`
+        """
+        table = self._table
+        for column, wanted in conditions.items():
+            if column not in table.columns:
+                raise UserError(
+                    f"Members have no column {column!r}.", allowed=nearest(column, table.columns)
+                )
+            table = table[table[column].isin(wanted if isinstance(wanted, list) else [wanted])]
+        return [self.sae(int(member)) for member in table.index]
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status['status']})"
+
+    def _latest(self) -> Checkpoint:
+        found = self.checkpoints
+        if not found:
+            raise UserError(
+                "This run has no checkpoint yet.",
+                where=str(self.path),
+                next_step=f"python -m ensemble_sae.big_sweep --run {self.path} --resume",
+            )
+        return found[-1]
+
+    def _units(self, hook: str) -> Units:
+        known: Any = self.sweep["units"]
+        return Units(known[hook]["scale"], tuple(known[hook]["shift"]))
+
+    def _signature(self, config: Member) -> type[Any]:
+        if config.signature not in self._signatures:
+            raise UserError(
+                "This member was trained with a signature of your own.",
+                where=f"member {config.id}",
+                found=config.signature,
+                next_step=f'load(path, signatures={{"{config.signature}": YourClass}})',
+            )
+        return self._signatures[config.signature]
+
+    def _entries(self) -> list[dict[str, Any]]:
+        entries = read_json(self._layout.members)
+        try:
+            return sorted(entries["members"], key=lambda entry: entry["id"])
+        except (KeyError, TypeError) as error:
+            raise CorruptFile(
+                "The list of members is damaged.",
+                where=str(self._layout.members),
+                found=f"no {error}",
+            ) from None
+
+    def _make_table(self, entries: list[dict[str, Any]]) -> pd.DataFrame:
+        import pandas as pd
+
+        if self._layout.table.is_file():
+            try:
+                return pd.read_parquet(self._layout.table).set_index("id")
+            except (OSError, ValueError, KeyError) as error:
+                raise CorruptFile(
+                    "The table of members is damaged.",
+                    where=str(self._layout.table),
+                    found=str(error),
+                ) from None
+        rows = [
+            {**self._members[e["id"]].as_row(), "group": e["group"], "status": e["status"]}
+            for e in entries
+        ]
+        return pd.DataFrame(rows).set_index("id")
+
+
+def _config(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key in Member.__dataclass_fields__}

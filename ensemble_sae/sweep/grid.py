@@ -1,0 +1,59 @@
+"""Axes and their product: `l1 = {logspace = [-4, -2, 9]}` -> nine numbers -> combinations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ensemble_sae.errors import UserError
+
+SPACES = {
+    "logspace": lambda a, b, n: np.logspace(a, b, n),
+    "linspace": lambda a, b, n: np.linspace(a, b, n),
+}
+AXIS_WORDS = (
+    "a value, a list, {logspace = [first exponent, last exponent, count]}, "
+    "or {linspace = [first, last, count]}"
+)
+
+
+def axis_values(axis: Any, where: str) -> list[Any]:
+    """The values of one axis, in order.
+
+    Raises:
+        UserError: an empty list, an unknown kind of space, or a count below 1.
+    """
+    if isinstance(axis, list):
+        if not axis:
+            raise UserError("An axis without values.", where=where, allowed=AXIS_WORDS)
+        return axis
+    if isinstance(axis, dict):
+        return _spaced(axis, where)
+    return [axis]
+
+
+def combinations(grid: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
+    """Every combination of a grid's axes; the last axis moves fastest."""
+    values = [axis_values(axis, f"{where}.{name}") for name, axis in grid.items()]
+    for chosen in itertools.product(*values):
+        yield dict(zip(grid, chosen, strict=True))
+
+
+def _spaced(axis: dict[str, Any], where: str) -> list[float]:
+    problem = UserError(
+        "An axis is not understood.", where=where, found=repr(axis), allowed=AXIS_WORDS
+    )
+    if len(axis) != 1 or next(iter(axis)) not in SPACES:
+        raise problem
+    kind, bounds = next(iter(axis.items()))
+    numbers = isinstance(bounds, list) and len(bounds) == 3
+    if not numbers or not all(isinstance(x, int | float) for x in bounds):
+        raise problem
+    first, last, count = bounds
+    if not isinstance(count, int) or count < 1:
+        raise problem
+    # Twelve digits hide the last bit of 10 ** x, so that 1e-3 is 0.001 in every table.
+    return [float(f"{value:.12g}") for value in SPACES[kind](first, last, count)]

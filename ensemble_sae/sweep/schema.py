@@ -1,0 +1,130 @@
+"""The schema of a sweep file. Every knob has its unit; an unknown key is an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ensemble_sae.config.builtin import find
+from ensemble_sae.config.strict import Strict, read_toml, validate
+from ensemble_sae.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Axis = Any  # a scalar, a list, or {logspace = [a, b, n]} / {linspace = [a, b, n]}: see grid.py
+
+
+class Activations(Strict):
+    """Where the rows come from: a recipe (harvested if it is not there yet) or a store."""
+
+    recipe: str | None = Field(None, description="built-in recipe name, or path to a .toml")
+    store: str | None = Field(None, description="folder of a store, or of stores by hook")
+    hook: str | None = Field(None, description="hook point of members that name none")
+    normalise: Literal["none", "scale", "standard"] = Field(
+        "none",
+        description="scale: divide rows by the store's scale, so that l1 means the same everywhere;"
+        " standard: take the store's mean off first",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Activations:
+        if (self.recipe is None) == (self.store is None):
+            raise UserError(
+                "Activations come from a recipe or from a store.",
+                found="both" if self.recipe else "neither",
+                allowed='recipe = "embedded", or store = "path/to/folder"',
+            )
+        return self
+
+
+class Train(Strict):
+    """How every member is trained. lr, grad_clip and seed may also be axes of the grid."""
+
+    batch_size: Count = Field(1024, description="rows per step")
+    epochs: Count = Field(1, description="passes over the training chunks")
+    lr: Positive = Field(1e-3, description="Adam's learning rate")
+    lr_warmup: Steps = Field(0, description="steps until lr is whole")
+    l1_warmup: Steps = Field(0, description="steps until l1 is whole")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates")
+    eps: Positive = Field(1e-8, description="Adam's epsilon")
+    grad_clip: Positive | None = Field(None, description="largest gradient norm of a member")
+    checkpoint_every: Count = Field(1, description="chunks between checkpoints")
+    keep_checkpoints: Count = Field(2, description="how many of the latest are kept")
+    kernel: Literal["auto", "generic"] = Field("auto", description="which gradient is used")
+    seed: int = Field(0, ge=0, description="of the whole run")
+
+    @field_validator("betas")
+    @classmethod
+    def _decay_rates(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise UserError(
+                "Adam's betas are decay rates.", found=str(list(betas)), allowed="0 <= beta < 1"
+            )
+        return betas
+
+
+class Sweep(Strict):
+    """A whole sweep: `[activations]`, `[train]`, one or several `[[grid]]`, `[[members]]`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    activations: Activations
+    train: Train = Train()
+    grid: list[dict[str, Axis]] = []
+    members: list[dict[str, Any]] = []
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _one_grid_is_a_list_of_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Sweep:
+        if not self.grid and not self.members:
+            raise UserError("A sweep needs members.", allowed="a [grid], or [[members]], or both")
+        return self
+
+
+def load_sweep(name: str | Path, settings: tuple[str, ...] = ()) -> tuple[Sweep, str]:
+    """Read a sweep by built-in name or path; returns it and what to call it in messages.
+
+    Args:
+        settings: `section.key=value` overrides, the value in TOML (`train.batch_size=4096`).
+
+    Raises:
+        UserError: names the file, the key, the value and what is allowed.
+    """
+    path = find("sweeps", name)
+    values = read_toml(path)
+    values.setdefault("name", path.stem)
+    for setting in settings:
+        _override(values, setting)
+    return validate(Sweep, values, str(path)), str(path)
+
+
+def _override(values: dict[str, Any], setting: str) -> None:
+    import tomllib
+
+    key, separator, text = setting.partition("=")
+    if not separator or not key.strip():
+        raise UserError(
+            "A setting is key=value.", found=repr(setting), allowed="train.batch_size=4096"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word: --set activations.recipe=embedded
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if isinstance(values, list) and len(values) == 1:
+            values = values[0]
+        if not isinstance(values, dict):
+            raise UserError(
+                "A setting must lead to one key of one table.",
+                where=key,
+                found=type(values).__name__,
+            )
+    values[last] = value

@@ -1,0 +1,27 @@
+"""How many members are stepped at once.
+
+One member's code and its gradient take 2 B n floats. On a CPU a slice of members is as wide as
+fits those into the shared cache, so that each pass over them is a pass over cache; on a device it
+is as wide as a fixed share of memory allows. The cut depends on shapes and device kind alone.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ensemble_sae.signatures import Tensors
+
+ROOM = {"cpu": 12 * 2**20, "cuda": 8 * 2**30}  # bytes for the [k, B, n] temporaries of a slice
+
+
+def slice_bounds(
+    params: Tensors, members: int, batch_size: int, device: torch.device
+) -> list[tuple[int, int]]:
+    """Consecutive `(start, stop)` that cover all members, of equal width to within one."""
+    widest = max(tensor.shape[1] for tensor in params.values() if tensor.dim() > 1)
+    element = max(tensor.element_size() for tensor in params.values())
+    each = 2 * batch_size * widest * element
+    width = max(1, ROOM.get(device.type, ROOM["cuda"]) // each)
+    count = -(-members // width)
+    cuts = [round(i * members / count) for i in range(count + 1)]
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
