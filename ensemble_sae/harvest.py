@@ -8,6 +8,7 @@ python -m ensemble_sae.harvest --from-npy rows-0.npy rows-1.npy --name mine
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,6 +96,8 @@ def _from_model(
     from ensemble_sae.config.recipe import load_recipe
     from ensemble_sae.data import location
 
+    # Its advice on padded input is not for contexts without padding.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if len(what) > 1:
         raise UserError(
             "One recipe at a time.",

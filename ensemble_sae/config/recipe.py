@@ -27,7 +27,9 @@ class Recipe(Strict):
     dataset_config: str | None = Field(default=None, description="configuration of a HF data set")
     split: str = Field(default="train", description="split of a Hugging Face data set")
     text_field: str = Field(default="text", description="field or column that holds the text")
-    hooks: tuple[str, ...] = Field(min_length=1, description="hook points, one store for each")
+    hooks: tuple[str, ...] = Field(
+        min_length=1, strict=False, description="hook points, one store for each"
+    )
     context: int = Field(default=256, ge=2, description="tokens per context, BOS included")
     rows: int | None = Field(
         default=None, ge=2, description="rows to keep, held-out ones too; all of the data if unset"

@@ -14,9 +14,9 @@ from ensemble_sae.errors import UserError, nearest
 
 
 class Strict(BaseModel):
-    """The base of every schema: frozen, no unknown keys, defaults checked too."""
+    """The base of every schema: frozen, no unknown keys, no text or bool for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -28,7 +28,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError("No such file.", where=str(path)) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError("This file cannot be read.", where=str(path), found=str(error)) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError("This file is not valid TOML.", where=str(path), found=str(error)) from None
 
 

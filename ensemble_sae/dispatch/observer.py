@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ensemble_sae.dispatch.planner import Plan
@@ -12,6 +13,9 @@ from ensemble_sae.sweep import Member
 
 class Observer:
     """Does nothing at every event; subclasses do what they want."""
+
+    def opened(self, folder: Path) -> None:
+        """The run's folder is there and ours."""
 
     def harvesting(self, progress: Any) -> None:
         """A harvest before the training goes on: rows, rows_total, rows_per_second."""
@@ -45,6 +49,9 @@ class Observer:
 
     def warning(self, text: str) -> None:
         """Something worth a line."""
+
+    def finished(self, table: Any) -> None:
+        """The members' table (a DataFrame) of a run that came to its end."""
 
     def ended(self) -> None:
         """Nothing more will come."""

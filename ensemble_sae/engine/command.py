@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,13 @@ from rich.console import Console
 from ensemble_sae.data.location import data_dir as default_data_dir
 from ensemble_sae.dispatch import devices as device_choice
 from ensemble_sae.dispatch.dispatcher import Interrupted
-from ensemble_sae.dispatch.observer import Observers
+from ensemble_sae.dispatch.observer import Observer, Observers
 from ensemble_sae.engine import results, stores
 from ensemble_sae.engine.display import Display
 from ensemble_sae.engine.dry_run import show
 from ensemble_sae.engine.prepared import prepare
 from ensemble_sae.engine.run_sweep import run_sweep
+from ensemble_sae.engine.wandb_log import Mode, WandbLog, resolve_mode
 from ensemble_sae.errors import UserError
 from ensemble_sae.run import Run
 from ensemble_sae.sweep import load_sweep
@@ -51,6 +53,7 @@ def execute(options: Options, console: Console | None = None) -> int:
         sources = stores.locate(sweep.activations, default_data_dir(options.data_dir))
         show(prepare(sweep, where, sources, chosen, None), console)
         return 0
+    mode = resolve_mode(options.wandb)
     display = Display(console)
     try:
         run = run_sweep(
@@ -63,7 +66,7 @@ def execute(options: Options, console: Console | None = None) -> int:
             stream=options.stream,
             discard=options.discard,
             data_dir=options.data_dir,
-            observer=Observers(display, *_wandb(options, sweep.name)),
+            observer=Observers(display, *_wandb(mode, display)),
             where=where,
         )
     except Interrupted as interruption:
@@ -75,8 +78,11 @@ def execute(options: Options, console: Console | None = None) -> int:
     return 0
 
 
-def _wandb(options: Options, name: str) -> list[object]:
-    return []
+def _wandb(mode: Mode, display: Display) -> list[Observer]:
+    if mode == "off":
+        return []
+    project = os.environ.get("WANDB_PROJECT", "ensemble-sae")
+    return [WandbLog(mode, project, display.warning)]
 
 
 def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Console) -> int:
@@ -87,7 +93,9 @@ def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Cons
     words += [f"--gpus {options.gpus}"] if options.gpus else []
     words += [f"--data-dir {options.data_dir}"] if options.data_dir else []
     words += ["--stream"] if options.stream else []
-    console.print(f"Interrupted; everything is saved in {folder}. To go on:", highlight=False)
+    console.print(
+        f"Interrupted; everything is saved in {folder}. To go on:", highlight=False, soft_wrap=True
+    )
     console.print("  " + " ".join(words), highlight=False, soft_wrap=True)
     return 128 + interruption.signal
 
@@ -102,6 +110,6 @@ def _say_the_end(run: Run, display: Display, console: Console) -> None:
         f"{100 * stall / max(busy, 1e-9):.2f}% of the time waiting for data",
         highlight=False,
     )
-    console.print(f"The run is in {run.path}. In Python:", highlight=False)
-    console.print(f'  run = ensemble_sae.load("{run.path}")', highlight=False)
-    console.print("  run.members; run.sae(0).encode(rows)", highlight=False)
+    console.print(f"The run is in {run.path}. In Python:", highlight=False, soft_wrap=True)
+    console.print(f'  run = ensemble_sae.load("{run.path}")', highlight=False, soft_wrap=True)
+    console.print("  run.members; run.sae(0).encode(rows)", highlight=False, soft_wrap=True)

@@ -87,7 +87,7 @@ class Display(Observer):
             self._live.update(self._panel())
         elif time.monotonic() - self._last_line >= PLAIN_S:
             self._last_line = time.monotonic()
-            self.console.print(self._line(), highlight=False)
+            self.console.print(self._line(), highlight=False, soft_wrap=True)
 
     def frozen(self, member: Member, step: int) -> None:
         self._frozen += 1
@@ -109,7 +109,7 @@ class Display(Observer):
         self._live.update(Text("evaluating on held-out rows"))
 
     def warning(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", highlight=False)
+        self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
 
     def ended(self) -> None:
         if self._live is not None:

@@ -17,7 +17,9 @@ def show(ready: Prepared, console: Console) -> None:
     """Members, groups, devices, parameters, memory, FLOP, rows, estimated time."""
     train, plan = ready.sweep.train, ready.plan
     rows, source = _rows(ready)
-    console.print(f"Sweep {ready.sweep.name}: {len(ready.members)} members", highlight=False)
+    console.print(
+        f"Sweep {ready.sweep.name}: {len(ready.members)} members", highlight=False, soft_wrap=True
+    )
     groups = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("group", "hook", "members", "features", "parameters each", "on"):
         numeric = name in ("members", "features", "parameters each")
@@ -49,6 +51,7 @@ def show(ready: Prepared, console: Console) -> None:
             f"{human_bytes(plan.memory(index))} of {human_bytes(device.memory)}, "
             f"matrix products at {speed / 1e9:,.0f} GFLOP/s here",
             highlight=False,
+            soft_wrap=True,
         )
     total = sum(plan.parameters[g.name] * len(g.members) for g in ready.groups)
     console.print(
@@ -56,11 +59,13 @@ def show(ready: Prepared, console: Console) -> None:
         f"{rows // train.batch_size:,} steps of {train.batch_size:,} rows; "
         f"{ready.flop_per_row * rows / 1e12:,.1f} TFLOP; balance {plan.balance:.0%}",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"Estimated training time: {max(seconds) / EFFICIENCY / 60:,.1f} minutes "
         f"(at {EFFICIENCY:.0%} of the products' speed), not counting the harvest.",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -24,6 +24,7 @@ from ensemble_sae.errors import UserError
 from ensemble_sae.run import Checkpoint, Checkpoints, Layout, Run
 from ensemble_sae.run.layout import next_free
 from ensemble_sae.run.metrics import MetricsLog
+from ensemble_sae.signatures import resolve
 from ensemble_sae.sweep import Sweep
 from ensemble_sae.sweep.schema import Activations
 
@@ -73,7 +74,7 @@ def run_sweep(
     with layout.locked():
         checkpoint = _checkpoint(layout, sweep, resume, observer or Observer())
         ready = prepare(sweep, where, sources, chosen, checkpoint)
-        harvesting = NoHarvest()
+        harvesting: Harvesting = NoHarvest()
         if not sources.there:
             assert sources.recipe is not None
             harvest = in_background if stream else now
@@ -115,10 +116,12 @@ class _Training:
         checkpoints = Checkpoints(self.layout.checkpoints)
         checkpoints.clean()
         dispatcher = self._dispatcher(checkpoints, ledger, record, checkpoint)
+        self.observer.opened(self.layout.folder)
         self._announce(checkpoint)
         try:
             with _signals(dispatcher):
                 evaluated = dispatcher.run(checkpoint)
+            self._finish(evaluated, ledger, dispatcher, record)
         except Interrupted:
             record.end("interrupted")
             raise
@@ -127,8 +130,8 @@ class _Training:
             raise
         finally:
             self.observer.ended()
-        self._finish(evaluated, ledger, dispatcher, record)
-        return Run(self.layout.folder, {})
+        own = {member.signature: resolve(member.signature) for member in self.ready.members}
+        return Run(self.layout.folder, own)
 
     def _dispatcher(
         self,
@@ -195,6 +198,7 @@ class _Training:
         table = results.make_table(self.ready.members, self.ready.groups, status, evaluated)
         results.write_table(self.layout, table)
         results.write_members(self.layout, self.ready.groups, status)
+        self.observer.finished(table)
         record.end(
             "finished",
             busy_s=ledger.busy_s,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -24,6 +23,7 @@ from ensemble_sae.data.writer import StoreWriter, check_same
 from ensemble_sae.errors import UserError
 from ensemble_sae.lm.documents import documents, with_sides
 from ensemble_sae.lm.harvest_contexts import Block, blocks
+from ensemble_sae.lm.harvest_model import fingerprint, hook_widths, tokeniser
 from ensemble_sae.randomness import permutation
 
 _COLUMN_BYTES = 12  # tokens, positions, documents: int32 each
@@ -86,14 +86,14 @@ def harvest(
     bridge = load_model(recipe.model, device, recipe.model_dtype)
     check_hooks(bridge, recipe.hooks)
     paths = _paths(recipe, data_dir)
-    widths = _widths(bridge, recipe)
-    weights = _fingerprint(bridge)
+    d = hook_widths(bridge, recipe)
+    weights = fingerprint(bridge)
     with ExitStack() as stack:
         writers = {
             hook: stack.enter_context(
                 StoreWriter(
                     paths[hook],
-                    d_activation=widths[hook],
+                    d_activation=d[hook],
                     dtype=recipe.dtype,
                     source={**recipe.source(hook), "weights": weights},
                     overwrite=not resume,
@@ -134,7 +134,7 @@ def widths(recipe: Recipe) -> dict[str, int]:
 
     bridge = load_model(recipe.model, "cpu", recipe.model_dtype)
     check_hooks(bridge, recipe.hooks)
-    return _widths(bridge, recipe)
+    return hook_widths(bridge, recipe)
 
 
 class _Harvest:
@@ -158,7 +158,7 @@ class _Harvest:
     def run(self) -> None:
         """Make every chunk that is not in all the stores yet."""
         sided = with_sides(documents(self.recipe), self.recipe.held_out, self.recipe.seed)
-        tokenise, bos = _tokeniser(self.bridge)
+        tokenise, bos = tokeniser(self.bridge)
         there = min(len(writer.chunks) for writer in self.writers.values())
         for index, block in enumerate(blocks(self.recipe, sided, tokenise, bos)):
             if index < there:
@@ -271,50 +271,6 @@ def _check_aligned(writer: StoreWriter, index: int, rows: int) -> None:
         )
 
 
-def _tokeniser(bridge: Any) -> tuple[Callable[[list[str]], list[list[int]]], int]:
-    """A function texts -> tokens without special ones, and the token to begin a document with."""
-    tokenizer = bridge.tokenizer
-    bos = tokenizer.bos_token_id
-    if bos is None:
-        bos = tokenizer.eos_token_id
-    if bos is None:
-        raise UserError("The model's tokenizer has neither a BOS nor an EOS token.")
-
-    def tokenise(texts: list[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        # A special token that is spelled out in a document is text, not a document's boundary.
-        ids: list[list[int]] = tokenizer(
-            texts, add_special_tokens=False, split_special_tokens=True, verbose=False
-        )["input_ids"]
-        return ids
-
-    return tokenise, int(bos)
-
-
-def _widths(bridge: Any, recipe: Recipe) -> dict[str, int]:
-    """Values per row of each hook, seen in the forward of a single context.
-
-    Raises:
-        UserError: the context is too long for the model, or a hook's value is not one vector per
-            token (an attention pattern, say).
-    """
-    from ensemble_sae.lm.load import run_hooks
-
-    with torch.inference_mode():
-        tokens = torch.zeros(1, recipe.context, dtype=torch.long)
-        run = run_hooks(bridge, tokens, recipe.hooks)
-    for hook, value in run.items():
-        if value.ndim != 3 or value.shape[:2] != tokens.shape:
-            raise UserError(
-                "This hook does not give one vector per token.",
-                where=f"hooks: {hook}",
-                found=f"shape {list(value.shape)} for 1 context of {recipe.context} tokens",
-                allowed=f"[1, {recipe.context}, d]",
-            )
-    return {hook: run[hook].shape[2] for hook in recipe.hooks}
-
-
 def _check_room(recipe: Recipe, writers: dict[str, StoreWriter]) -> None:
     if recipe.rows is None:
         return
@@ -324,19 +280,3 @@ def _check_room(recipe: Recipe, writers: dict[str, StoreWriter]) -> None:
         needed += max(0, recipe.rows - writer.meta.rows) * row
         folder = writer.path
     check_disk(folder, needed, "keep fewer rows (--rows) or choose another folder (--data-dir)")
-
-
-def _fingerprint(bridge: Any) -> str:
-    """A short hash of the weights: notices another model of the same name, not a few flipped bits.
-
-    The first values of every tensor are enough for that, and cost nothing for a large model.
-    """
-    digest = hashlib.blake2b(digest_size=8)
-    for name, weight in _sorted_parameters(bridge):
-        first = weight.detach().flatten()[:64].float().cpu()
-        digest.update(f"{name}{list(weight.shape)}".encode() + first.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _sorted_parameters(bridge: Any) -> Iterator[tuple[str, Tensor]]:
-    yield from sorted(bridge.named_parameters(), key=lambda pair: str(pair[0]))

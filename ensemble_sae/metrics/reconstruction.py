@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,13 +68,13 @@ def density_histogram(firing: Tensor, rows: int) -> Tensor:
 
 
 def pareto(fvu: list[float], l0: list[float]) -> list[bool]:
-    """Which members no other beats: none has both a lower (or equal) FVU and a lower L0.
+    """Which members no other beats: none is as good in FVU and in L0, and better in one.
 
-    NaN is never on the frontier.
+    Of equals the first is chosen. NaN is never on the frontier.
     """
-    order = sorted(range(len(fvu)), key=lambda i: (l0[i], fvu[i]))
+    numbers = [i for i in range(len(fvu)) if not (math.isnan(fvu[i]) or math.isnan(l0[i]))]
     best, chosen = float("inf"), [False] * len(fvu)
-    for i in order:
-        if l0[i] == l0[i] and fvu[i] < best:
+    for i in sorted(numbers, key=lambda i: (l0[i], fvu[i])):
+        if fvu[i] < best:
             best, chosen[i] = fvu[i], True
     return chosen

@@ -12,12 +12,13 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from ensemble_sae.errors import CorruptFile
+from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.files import (
     TEMPORARY,
     open_tensors,
@@ -40,17 +41,24 @@ class Position:
     batch: int = 0
 
 
+def _plain(file: str) -> str:
+    if file.startswith(".") or any(c in file for c in "/\\\0:"):
+        raise ValueError("a plain file name inside the checkpoint's own folder")
+    return file
+
+
 @dataclass(frozen=True)
 class Part:
     """One file of a checkpoint: some members of one group, in the order of axis 0."""
 
-    file: str
+    file: Annotated[str, AfterValidator(_plain)]
     group: str
-    members: tuple[int, ...]
+    members: Annotated[tuple[int, ...], Field(min_length=1)]
     step: int
     position: Position
     bytes: int
     sha256: str
+    tensors: dict[str, str]  # name -> shape and dtype, as `_described` has them
 
 
 def write_part(
@@ -68,7 +76,22 @@ def write_part(
         position=position,
         bytes=(folder / file).stat().st_size,
         sha256=sha256(folder / file),
+        tensors=_described(open_tensors(folder / file)),
     )
+
+
+def _described(file: Any) -> dict[str, str]:
+    """Name -> `[3, 16, 8] F32` of every tensor in an open file; reads its header alone."""
+    views = {name: file.get_slice(name) for name in sorted(file.keys())}
+    return {name: f"{view.get_shape()} {view.get_dtype()}" for name, view in views.items()}
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What `manifest.json` must hold beside its schema version."""
+
+    parts: Annotated[list[Part], Field(min_length=1)]
+    notes: dict[str, Any]
 
 
 class Checkpoint:
@@ -87,23 +110,16 @@ class Checkpoint:
         """
         manifest: Any = read_versioned(folder / MANIFEST)
         try:
-            parts = [
-                Part(
-                    **{
-                        **part,
-                        "members": tuple(part["members"]),
-                        "position": Position(**part["position"]),
-                    }
-                )
-                for part in manifest["parts"]
-            ]
-            return cls(folder, parts, manifest["notes"])
-        except (KeyError, TypeError) as error:
+            found = TypeAdapter(_Manifest).validate_python(manifest)
+        except ValidationError as error:
+            problem = error.errors()[0]
             raise CorruptFile(
                 "A checkpoint's manifest is damaged.",
-                where=str(folder / MANIFEST),
-                found=str(error),
+                where=f"{folder / MANIFEST}: {'.'.join(map(str, problem['loc']))}",
+                found=repr(problem["input"])[:80],
+                allowed=problem["msg"].removeprefix("Value error, "),
             ) from None
+        return cls(folder, found.parts, found.notes)
 
     @property
     def step(self) -> int:
@@ -141,13 +157,17 @@ class Checkpoint:
 
         Only this member's rows are read from the mapped file.
         """
+        if member not in self._places:
+            raise CorruptFile(
+                "A checkpoint lacks a member of its run.",
+                where=str(self.folder / MANIFEST),
+                found=f"no member {member}",
+                allowed=f"{len(self._places)} members, {member} among them",
+            )
         part, row = self._places[member]
         file = self._open(part, device)
-        tensors = {}
-        for name in file.keys():
-            if name.startswith(prefix):
-                tensors[name.removeprefix(prefix)] = self._row(file, part, name, row)
-        return tensors
+        names = [name for name in part.tensors if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self._row(file, part, name, row) for name in names}
 
     def stacked(self, members: Iterable[int]) -> Tensors:
         """The state of some members of one group, stacked in the order asked for."""
@@ -174,7 +194,17 @@ class Checkpoint:
 
     def _open(self, part: Part, device: str = "cpu") -> Any:
         self._check_size(part)
-        return open_tensors(self.folder / part.file, device)
+        file = open_tensors(self.folder / part.file, device)
+        there = _described(file)
+        for name in sorted(there.keys() | part.tensors.keys()):
+            if there.get(name) != part.tensors.get(name):
+                raise CorruptFile(
+                    "A checkpoint file does not hold what its manifest says.",
+                    where=f"{self.folder / part.file}: {name}",
+                    found=there.get(name, "no such tensor"),
+                    allowed=part.tensors.get(name, "no such tensor"),
+                )
+        return file
 
     def _check_size(self, part: Part) -> None:
         path = self.folder / part.file
@@ -206,14 +236,14 @@ class Checkpoints:
 
     def latest(self) -> Checkpoint | None:
         """The newest one that is whole; damaged ones are passed over (see `damaged`)."""
-        self.damaged: list[CorruptFile] = []
+        self.damaged: list[UserError] = []
         folders = sorted(self.folder.glob("step-*"), reverse=True) if self.folder.is_dir() else []
         for folder in folders:
             try:
                 checkpoint = Checkpoint.open(folder)
                 checkpoint.verify()
                 return checkpoint
-            except CorruptFile as error:
+            except UserError as error:
                 self.damaged.append(error)
         return None
 

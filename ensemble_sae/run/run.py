@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ensemble_sae.data.units import Units
 from ensemble_sae.errors import CorruptFile, UserError, nearest
-from ensemble_sae.files import read_json
 from ensemble_sae.run.checkpoint import Checkpoint, Checkpoints
 from ensemble_sae.run.layout import Layout, read_versioned
 from ensemble_sae.run.sae import Sae
@@ -52,9 +54,9 @@ class Run:
         self.sweep = read_versioned(self._layout.sweep)
         self.status = read_versioned(self._layout.status)
         self._signatures = {**BUILTIN, **signatures}
-        entries = self._entries()
-        self._members = {e["id"]: Member.from_row(_config(e)) for e in entries}
-        self._table = self._make_table(entries)
+        self._entries = self._read_entries()
+        self._members = {entry.id: entry for entry in self._entries}
+        self._table = self._make_table()
 
     @property
     def members(self) -> pd.DataFrame:
@@ -122,8 +124,17 @@ class Run:
         return found[-1]
 
     def _units(self, hook: str) -> Units:
-        known: Any = self.sweep["units"]
-        return Units(known[hook]["scale"], tuple(known[hook]["shift"]))
+        known: Any = self.sweep.get("units")
+        try:
+            scale, shift = known[hook]["scale"], known[hook]["shift"]
+            return Units(float(scale), tuple(float(value) for value in shift))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CorruptFile(
+                "The units that a run was trained in are damaged.",
+                where=f"{self._layout.sweep}: units.{hook}",
+                found=f"{type(error).__name__}: {error}",
+                allowed="scale, a number, and shift, a list of numbers",
+            ) from None
 
     def _signature(self, config: Member) -> type[Any]:
         if config.signature not in self._signatures:
@@ -135,35 +146,51 @@ class Run:
             )
         return self._signatures[config.signature]
 
-    def _entries(self) -> list[dict[str, Any]]:
-        entries = read_json(self._layout.members)
+    def _read_entries(self) -> list[_Entry]:
+        entries = read_versioned(self._layout.members).get("members")
         try:
-            return sorted(entries["members"], key=lambda entry: entry["id"])
-        except (KeyError, TypeError) as error:
+            found = TypeAdapter(_Entries).validate_python(entries)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(["members", *map(str, problem["loc"])])
             raise CorruptFile(
                 "The list of members is damaged.",
-                where=str(self._layout.members),
-                found=f"no {error}",
+                where=f"{self._layout.members}: {place}",
+                found=repr(problem["input"])[:80],
+                allowed=problem["msg"].removeprefix("Input should be "),
             ) from None
+        return sorted(found, key=lambda entry: entry.id)
 
-    def _make_table(self, entries: list[dict[str, Any]]) -> pd.DataFrame:
+    def _make_table(self) -> pd.DataFrame:
         import pandas as pd
 
-        if self._layout.table.is_file():
-            try:
-                return pd.read_parquet(self._layout.table).set_index("id")
-            except (OSError, ValueError, KeyError) as error:
-                raise CorruptFile(
-                    "The table of members is damaged.",
-                    where=str(self._layout.table),
-                    found=str(error),
-                ) from None
-        rows = [
-            {**self._members[e["id"]].as_row(), "group": e["group"], "status": e["status"]}
-            for e in entries
-        ]
-        return pd.DataFrame(rows).set_index("id")
+        if not self._layout.table.is_file():
+            return pd.DataFrame([entry.as_row() for entry in self._entries]).set_index("id")
+        try:
+            table = pd.read_parquet(self._layout.table).set_index("id")
+        except Exception as error:  # pyarrow has many ways to say that bytes make no sense
+            raise CorruptFile(
+                "The table of members is damaged.",
+                where=str(self._layout.table),
+                found=str(error)[:200],
+                next_step=f"remove it: {self._layout.members.name} and the checkpoints remain",
+            ) from None
+        if set(table.index) != set(self._members):
+            raise CorruptFile(
+                "The table of members is damaged.",
+                where=f"{self._layout.table}: id",
+                found=f"{len(table)} members",
+                allowed=f"the {len(self._members)} of {self._layout.members.name}",
+            )
+        return table
 
 
-def _config(entry: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in entry.items() if key in Member.__dataclass_fields__}
+@dataclass(frozen=True)
+class _Entry(Member):
+    """A member as `members.json` has it."""
+
+    group: str
+    status: str
+
+
+_Entries = Annotated[list[_Entry], Field(min_length=1)]

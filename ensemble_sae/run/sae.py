@@ -42,14 +42,14 @@ class Sae:
         """The code of rows `[..., d_activation] -> [..., n_dict]`."""
         self._check(activations, self.config.d_activation, "activations")
         rows = self.units.enter(activations.reshape(-1, self.config.d_activation))
-        code = self._function("encode")(self.params, self.buffers, rows)
+        code = self._function("encode")(self.params, self.buffers, rows.to(self._dtype))
         return code.reshape(*activations.shape[:-1], -1)
 
     @torch.no_grad()
     def decode(self, code: Tensor) -> Tensor:
         """Rows from a code `[..., n_dict] -> [..., d_activation]`."""
         self._check(code, self.config.n_dict, "code")
-        flat = code.reshape(-1, self.config.n_dict)
+        flat = code.reshape(-1, self.config.n_dict).to(self._dtype)
         rows = self._function("decode")(self.params, self.buffers, flat)
         return self.units.leave(rows).reshape(*code.shape[:-1], -1)
 
@@ -66,6 +66,10 @@ class Sae:
     def __repr__(self) -> str:
         c = self.config
         return f"Sae({c.id}: {c.name!r}, {c.d_activation} -> {c.n_dict}, {c.hook or 'own rows'})"
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(iter(self.params.values())).dtype
 
     def _function(self, name: str) -> Any:
         function = getattr(self.signature, name, None)

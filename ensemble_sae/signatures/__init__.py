@@ -54,7 +54,7 @@ def resolve(name: str) -> type[Any]:
     module_name, _, class_name = name.partition(":")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # your module may raise anything while it is imported
         raise UserError(
             "A signature of your own cannot be imported.",
             found=f"{name!r}: {error}",

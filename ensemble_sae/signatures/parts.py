@@ -7,9 +7,12 @@ from torch import Tensor
 
 
 def unit_rows(matrix: Tensor) -> Tensor:
-    """Each row scaled to unit L2 norm: `[n, d] -> [n, d]`. A zero row stays zero (no NaN)."""
+    """Each row scaled to unit L2 norm: `[n, d] -> [n, d]`.
+
+    A zero row stays zero, and takes its gradient as if it had norm 1: finite, and a way out.
+    """
     norms = torch.linalg.vector_norm(matrix, dim=-1, keepdim=True)
-    return matrix / norms.clamp_min(torch.finfo(matrix.dtype).tiny)
+    return matrix / torch.where(norms > 0, norms, 1)
 
 
 def random_directions(n_dict: int, d_activation: int, generator: torch.Generator) -> Tensor:

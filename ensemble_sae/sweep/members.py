@@ -15,6 +15,7 @@ from ensemble_sae.signatures.limits import LIMITS, POSITIVE, Limit
 from ensemble_sae.sweep.grid import combinations
 from ensemble_sae.sweep.schema import Sweep
 
+MOST_FEATURES = 2**31
 COMMON = ("signature", "hook", "dict_ratio", "n_dict", "lr", "grad_clip", "seed")
 
 
@@ -163,14 +164,14 @@ def _hook(values: Mapping[str, Any], sweep: Sweep, widths: Mapping[str, int], wh
             allowed=", ".join(widths),
             next_step='hook = [...] in [grid], or hook = "..." in [activations]',
         )
-    if hook not in widths:
+    if not isinstance(hook, str) or hook not in widths:
         raise UserError(
             "There is no store of this hook point.",
             where=f"{where}.hook",
             found=repr(hook),
             allowed=nearest(str(hook), widths),
         )
-    return str(hook)
+    return hook
 
 
 def _n_dict(values: Mapping[str, Any], d_activation: int, where: str) -> int:
@@ -183,24 +184,25 @@ def _n_dict(values: Mapping[str, Any], d_activation: int, where: str) -> int:
         )
     if "n_dict" in values:
         n_dict = values["n_dict"]
-        if not isinstance(n_dict, int) or isinstance(n_dict, bool) or n_dict < 1:
+        whole = isinstance(n_dict, int) and not isinstance(n_dict, bool)
+        if not whole or not 1 <= n_dict <= MOST_FEATURES:
             raise UserError(
-                "A dictionary needs at least one feature.",
+                "A value is not allowed.",
                 where=f"{where}.n_dict",
-                found=repr(n_dict),
-                allowed="a whole number >= 1",
+                found=repr(n_dict)[:80],
+                allowed=f"a whole number from 1 to {MOST_FEATURES:,}",
             )
         return n_dict
     ratio = _number(values["dict_ratio"], POSITIVE, f"{where}.dict_ratio")
-    n_dict = round(ratio * d_activation)
-    if n_dict < 1:
+    n_dict = min(ratio * d_activation, 2.0 * MOST_FEATURES)  # an inf cannot be rounded
+    if not 1 <= round(n_dict) <= MOST_FEATURES:
         raise UserError(
-            f"This ratio gives {n_dict} features at d_activation {d_activation}.",
+            f"This ratio gives {ratio * d_activation:g} features at d_activation {d_activation}.",
             where=f"{where}.dict_ratio",
             found=f"{ratio:g}",
-            allowed=f"at least {1 / d_activation:g}",
+            allowed=f"{1 / d_activation:g} to {MOST_FEATURES / d_activation:g}",
         )
-    return n_dict
+    return round(n_dict)
 
 
 def _hyperparameters(
@@ -217,10 +219,15 @@ def _hyperparameters(
 
 def _number(value: Any, limit: Limit | None, where: str) -> float:
     words = limit.words if limit else "a finite number"
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not (limit.allows(value) if limit else math.isfinite(value)):
-        raise UserError("A value is not allowed.", where=where, found=repr(value), allowed=words)
-    return float(value)
+    try:
+        number = float(value) if type(value) in (int, float) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not (limit.allows(number) if limit else math.isfinite(number)):
+        raise UserError(
+            "A value is not allowed.", where=where, found=repr(value)[:80], allowed=words
+        )
+    return number
 
 
 def _seed(value: Any, where: str) -> int:

@@ -48,7 +48,7 @@ class Train(Strict):
     lr: Positive = Field(1e-3, description="Adam's learning rate")
     lr_warmup: Steps = Field(0, description="steps until lr is whole")
     l1_warmup: Steps = Field(0, description="steps until l1 is whole")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's decay rates")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Adam's decay rates")
     eps: Positive = Field(1e-8, description="Adam's epsilon")
     grad_clip: Positive | None = Field(None, description="largest gradient norm of a member")
     checkpoint_every: Count = Field(1, description="chunks between checkpoints")
@@ -71,7 +71,7 @@ class Sweep(Strict):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     activations: Activations
-    train: Train = Train()
+    train: Train = Field(default_factory=lambda: Train.model_validate({}))
     grid: list[dict[str, Axis]] = []
     members: list[dict[str, Any]] = []
 
@@ -114,7 +114,7 @@ def _override(values: dict[str, Any], setting: str) -> None:
         )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text  # a bare word: --set activations.recipe=embedded
     *sections, last = key.strip().split(".")
     for section in sections:

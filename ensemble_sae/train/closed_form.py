@@ -56,7 +56,7 @@ class ReluFamily:
         members, n_dict, d = decoder.shape
         rows = batch.shape[0]
         norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
-        norms.clamp_min_(torch.finfo(decoder.dtype).tiny)
+        norms.masked_fill_(norms == 0, 1)  # as `parts.unit_rows`
         dictionary = torch.div(decoder, norms, out=self._array("dictionary", decoder))
         encoder = dictionary if self.form.tied else params["encoder"]
         inputs = self._inputs(params, batch, members)

@@ -18,7 +18,7 @@ def slice_bounds(
     params: Tensors, members: int, batch_size: int, device: torch.device
 ) -> list[tuple[int, int]]:
     """Consecutive `(start, stop)` that cover all members, of equal width to within one."""
-    widest = max(tensor.shape[1] for tensor in params.values() if tensor.dim() > 1)
+    widest = max((tensor.shape[1] for tensor in params.values() if tensor.dim() > 1), default=1)
     element = max(tensor.element_size() for tensor in params.values())
     each = 2 * batch_size * widest * element
     width = max(1, ROOM.get(device.type, ROOM["cuda"]) // each)
