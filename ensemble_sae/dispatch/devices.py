@@ -81,10 +81,7 @@ def _listed(text: str, found: int, threads: int | None) -> list[Device]:
 
 
 def _too_many(asked: str, found: int) -> UserError:
-    if found:
-        here = f"--gpus {found}"
-    else:
-        here = f"--devices cpu:{_cores()}"
+    here = f"--gpus {found}" if found else f"--devices cpu:{_cores()}"
     has = ", ".join(torch.cuda.get_device_name(i) for i in range(found))
     return UserError(
         "There are fewer GPUs than asked for.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -178,7 +179,5 @@ def _report(pipe: Connection, error: BaseException) -> None:
     try:
         pipe.send(m.Failed(error, traceback.format_exc()))
     except Exception:  # the error itself cannot be sent, or nobody listens: at least its text
-        try:
+        with contextlib.suppress(OSError):
             pipe.send(m.Failed(RuntimeError(repr(error)), traceback.format_exc()))
-        except OSError:
-            pass

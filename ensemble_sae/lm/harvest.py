@@ -23,7 +23,12 @@ from ensemble_sae.data.writer import StoreWriter, check_same
 from ensemble_sae.errors import UserError
 from ensemble_sae.lm.documents import documents, with_sides
 from ensemble_sae.lm.harvest_contexts import Block, blocks
-from ensemble_sae.lm.harvest_model import fingerprint, hook_widths, tokeniser
+from ensemble_sae.lm.harvest_model import (
+    fingerprint,
+    folder_fingerprint,
+    hook_widths,
+    tokeniser,
+)
 from ensemble_sae.randomness import permutation
 
 _COLUMN_BYTES = 12  # tokens, positions, documents: int32 each
@@ -83,11 +88,12 @@ def harvest(
     device = recipe.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    local = folder_fingerprint(recipe.model)  # before the weights are read: of these or older ones
     bridge = load_model(recipe.model, device, recipe.model_dtype)
     check_hooks(bridge, recipe.hooks)
     paths = _paths(recipe, data_dir)
     d = hook_widths(bridge, recipe)
-    weights = fingerprint(bridge)
+    weights = local or fingerprint(bridge)
     with ExitStack() as stack:
         writers = {
             hook: stack.enter_context(
@@ -110,13 +116,15 @@ def finished(recipe: Recipe, data_dir: str | Path) -> list[ChunkStore]:
     """The recipe's stores if all of them are there and complete, else nothing.
 
     Raises:
-        UserError: a store that is there was made from another recipe; names the first difference.
+        UserError: a store that is there was made from another recipe, or by a local model whose
+            weights have changed since; names the first difference.
     """
     stores = []
+    weights = folder_fingerprint(recipe.model)
     for hook, path in _paths(recipe, data_dir).items():
         if (path / META).exists():
             store = ChunkStore.open(path)
-            wanted = recipe.source(hook)
+            wanted = recipe.source(hook) | ({"weights": weights} if weights else {})
             there = store.meta.source.model_dump()
             check_same(path, wanted, {name: there.get(name) for name in wanted})
             stores.append(store)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.errors import UserError
+
+_BEGINNING = 1 << 20  # bytes of a weight file
 
 
 def tokeniser(bridge: Any) -> tuple[Callable[[list[str]], list[list[int]]], int]:
@@ -55,6 +58,25 @@ def hook_widths(bridge: Any, recipe: Recipe) -> dict[str, int]:
                 allowed=f"[1, {recipe.context}, d]",
             )
     return {hook: run[hook].shape[2] for hook in recipe.hooks}
+
+
+def folder_fingerprint(model: str) -> str | None:
+    """A short hash of a local model's weight files; None for a name on the hub.
+
+    Read without loading the model, so that a complete store of older weights is noticed at once.
+    The beginning of every file is enough: training changes all of a model.
+    """
+    from ensemble_sae.lm.load import EMBEDDED, EMBEDDED_FOLDER
+
+    folder = EMBEDDED_FOLDER if model == EMBEDDED else Path(model).expanduser()
+    files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".bin"))
+    if not files:
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(f"{path.name}{path.stat().st_size}".encode() + file.read(_BEGINNING))
+    return digest.hexdigest()
 
 
 def fingerprint(bridge: Any) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -63,7 +64,7 @@ class Layout:
             lock.release()
 
 
-def read_versioned(path: Path) -> dict[str, object]:
+def read_versioned(path: Path) -> dict[str, Any]:
     """A JSON object with a `schema_version` that this version of the package reads."""
     value = read_json(path)
     if not isinstance(value, dict) or not isinstance(value.get("schema_version"), int):

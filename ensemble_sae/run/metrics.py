@@ -1,5 +1,7 @@
-"""`metrics.jsonl`: one line per member and chunk. It holds nothing that a second run of the same
-sweep would not write too: no times, no machine. So a resumed run's file equals an undisturbed one's.
+"""`metrics.jsonl`: one line per member and chunk.
+
+It holds nothing that a second run of the same sweep would not write too: no times, no machine.
+So a resumed run's file equals an undisturbed one's.
 """
 
 from __future__ import annotations

@@ -259,9 +259,9 @@ def _with_names(drafts: list[Member]) -> list[Member]:
 
 
 def _named(name: str, value: float) -> str:
-    text = (
-        f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+") if name == "l1" else f"{value:g}"
-    )
+    text = f"{value:g}"
+    if name == "l1" and value:
+        text = f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{SHORT.get(name, name)}={text}"
 
 

@@ -72,8 +72,8 @@ class Sweep(Strict):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     activations: Activations
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
-    grid: list[dict[str, Axis]] = []
-    members: list[dict[str, Any]] = []
+    grid: list[dict[str, Axis]] = Field(default_factory=list)
+    members: list[dict[str, Any]] = Field(default_factory=list)
 
     @field_validator("grid", mode="before")
     @classmethod

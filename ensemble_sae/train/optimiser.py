@@ -40,7 +40,7 @@ class Adam:
 
 
 def flatten(state: Any) -> Tensors:
-    """An optimiser state of named fields of dicts -> `{"mu/encoder": ..., "count/encoder": ...}`."""
+    """A state of named fields of dicts -> `{"mu/encoder": ..., "count/encoder": ...}`."""
     return {
         f"{field}/{name}": tensor
         for field, tree in zip(state._fields, state, strict=True)

@@ -7,6 +7,8 @@ is as wide as a fixed share of memory allows. The cut depends on shapes and devi
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from ensemble_sae.signatures import Tensors
@@ -24,4 +26,4 @@ def slice_bounds(
     width = max(1, ROOM.get(device.type, ROOM["cuda"]) // each)
     count = -(-members // width)
     cuts = [round(i * members / count) for i in range(count + 1)]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(cuts))

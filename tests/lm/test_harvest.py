@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -23,8 +24,9 @@ from ensemble_sae.data import disk
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.errors import UserError
 from ensemble_sae.lm.documents import documents, with_sides
-from ensemble_sae.lm.harvest import Progress, harvest, widths
+from ensemble_sae.lm.harvest import Progress, finished, harvest, widths
 from ensemble_sae.lm.harvest_contexts import Block, blocks
+from ensemble_sae.lm.harvest_model import fingerprint, folder_fingerprint
 
 CONTEXT = 32
 HOOKS = ("blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post")
@@ -347,23 +349,40 @@ def test_complete_means_nothing_to_do(
     assert again[0].meta.source.context == 16
 
 
-def test_other_weights_do_not_continue_a_store(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("complete", [False, True])
+def test_other_weights_are_noticed(folder: Path, tmp_path: Path, complete: bool) -> None:
+    """Neither is an interrupted store continued, nor a complete one taken for this model's."""
     import shutil
 
     from transformers import GPT2LMHeadModel
 
     def stop(index: int, held_out: bool) -> None:
-        raise KeyboardInterrupt
+        if not complete:
+            raise KeyboardInterrupt
 
     shutil.copytree(folder / "model", tmp_path / "model")
     asked = recipe(folder, model=str(tmp_path / "model"))
-    with pytest.raises(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):
         harvest(asked, tmp_path / "data", on_chunk=stop)
+    assert bool(finished(asked, tmp_path / "data")) == complete
     model = GPT2LMHeadModel.from_pretrained(tmp_path / "model")
     model.transformer.h[0].ln_1.weight.data[3] += 1e-3
     model.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match=": weights\n"):
-        harvest(asked, tmp_path / "data")
+    for call in (harvest, finished):
+        with pytest.raises(UserError, match=": weights\n"):
+            call(asked, tmp_path / "data")
+
+
+def test_weights_of_a_model_from_the_hub_are_told_apart(folder: Path) -> None:
+    from ensemble_sae.lm.load import load_model
+
+    bridge = load_model(str(folder / "model"))
+    before = fingerprint(bridge)
+    assert fingerprint(load_model(str(folder / "model"))) == before
+    assert folder_fingerprint("owner/model") is None
+    with torch.no_grad():
+        next(bridge.parameters()).flatten()[5] += 1e-3
+    assert fingerprint(bridge) != before
 
 
 # --- values that are not finite, room, progress, words
