@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 SETTINGS = {
-    "kept": "freed memory kept by the process (the allocator settings of a training worker)",
-    "returned": "freed memory returned to the system (the system's own settings)",
+    "kept": "Steps; freed memory kept by the process (a training worker's allocator settings)",
+    "returned": "Steps; freed memory returned to the system (the system's own settings)",
 }
 NAMES = {
     "ensemble": "ensemble",
-    "generic": "ensemble, generic",
+    "generic": "generic",
     "loop": "loop",
-    "compiled": "loop, compiled",
+    "compiled": "compiled",
 }
 
 HOW_TO_READ = """\
@@ -41,6 +41,14 @@ HOW_TO_READ = """\
   freed memory. Training workers are given one, so both kinds of settings are shown, each the same
   for all contestants."""
 
+LOADING = """\
+*First*: until the first chunk is there. *Waiting*: the share of the time after that in which
+training waited for a chunk; *gathering*: in which the rows of a batch were picked and converted.
+The files are in the page cache, as they are after a harvest.
+
+The quartiles of everything are in `throughput.json`. The script runs on CUDA too (`--device cuda`),
+which has not been measured."""
+
 
 @dataclass
 class Table:
@@ -55,7 +63,8 @@ class Table:
         """For the screen."""
         table = RichTable(title=self.title, box=box.SIMPLE, title_justify="left")
         for place, column in enumerate(self.columns):
-            table.add_column(column, justify="left" if place < self.words else "right")
+            justify = "left" if place < self.words else "right"
+            table.add_column(column.replace(" ", "\n", 1), justify=justify, no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -70,57 +79,65 @@ class Table:
 def tables(report: dict[str, Any]) -> Iterator[Table]:
     """Everything that was measured."""
     for setting, cells in report["steps"].items():
-        yield _steps(f"Steps, {SETTINGS[setting]}", cells)
+        yield _steps(SETTINGS[setting], cells)
     yield _memory(report["memory"])
     yield _loading(report["loading"])
 
 
 def _steps(title: str, cells: list[dict[str, Any]]) -> Table:
-    rivals = [name for name in NAMES if name != "ensemble" and name in cells[0]["contestants"]]
+    trainers = [name for name in NAMES if any(name in cell["of_limit"] for cell in cells)]
+    loops = [name for name in ("loop", "compiled") if name in trainers]
     table = Table(
         title,
-        [
-            "shape",
-            "members",
-            "ensemble ms",
-            *(f"{NAMES[r].removeprefix('ensemble, ')} ms" for r in rivals),
-        ]
-        + [f"x {NAMES[r].removeprefix('ensemble, ')}" for r in rivals]
+        ["shape", "members", *(f"{NAMES[name]} ms" for name in trainers)]
+        + [f"over {NAMES[name]}" for name in loops]
         + ["of limit", "of peak", "SAE-rows/s"],
     )
     for cell in cells:
         times = {name: c["median_ms"] for name, c in cell["contestants"].items()}
         rows = cell["batch"] * cell["members"] / (times["ensemble"] / 1000)
+        over = {name: f"{ratio[1]:.2f}x" for name, ratio in cell["speedup_over"].items()}
         table.rows.append(
-            [cell["shape"], str(cell["members"]), _ms(times["ensemble"])]
-            + [_ms(times[r]) if r in times else "" for r in rivals]
-            + [f"{cell['speedup_over'][r][1]:.2f}" if r in times else "" for r in rivals]
-            + [f"{cell['of_limit']['ensemble'][1]:.0%}", f"{cell['of_peak']['ensemble'][1]:.0%}"]
+            [cell["shape"], str(cell["members"])]
+            + [_ms(times[name]) if name in times else "" for name in trainers]
+            + [over.get(name, "") for name in loops]
+            + [f"{cell[share]['ensemble'][1]:.0%}" for share in ("of_limit", "of_peak")]
             + [f"{rows:,.0f}"]
         )
     return table
 
 
 def _memory(found: list[dict[str, Any]]) -> Table:
-    columns = ["shape", "members", "contestant", "weights MiB", "peak MiB above start"]
-    table = Table("Peak memory while training", columns, words=3)
-    for row in found:
-        table.rows.append(
-            [row["shape"], str(row["members"]), NAMES[row["contestant"]]]
-            + [f"{row['weights_mib']:,.0f}", f"{row['above_start_mib']:,.0f}"]
-        )
+    columns = ["shape", "members", "contestant", "weights MiB", "peak MiB"]
+    table = Table("Peak memory while training, above that of a process at rest", columns, words=3)
+    table.rows = [
+        [
+            row["shape"],
+            str(row["members"]),
+            NAMES[row["contestant"]],
+            f"{row['weights_mib']:,.0f}",
+            f"{row['above_start_mib']:,.0f}",
+        ]
+        for row in found
+    ]
     return table
 
 
 def _loading(found: list[dict[str, Any]]) -> Table:
-    columns = ["shape", "members", "chunks", "chunk MiB", "first chunk ms"]
-    table = Table("Data loading while training", [*columns, "waiting", "gathering rows"])
-    for row in found:
-        table.rows.append(
-            [row["shape"], str(row["members"]), str(row["chunks"]), f"{row['chunk_mib']:.1f}"]
-            + [_ms(row["first_wait_s"] * 1000)]
-            + [f"{row['stall_share']:.2%}", f"{row['gather_share']:.2%}"]
-        )
+    columns = ["shape", "members", "chunks", "chunk MiB", "first ms", "waiting", "gathering"]
+    table = Table("Data loading while training", columns)
+    table.rows = [
+        [
+            row["shape"],
+            str(row["members"]),
+            str(row["chunks"]),
+            f"{row['chunk_mib']:.1f}",
+            _ms(row["first_wait_s"] * 1000),
+            f"{row['stall_share']:.2%}",
+            f"{row['gather_share']:.2%}",
+        ]
+        for row in found
+    ]
     return table
 
 
@@ -154,10 +171,7 @@ def page(report: dict[str, Any]) -> str:
         HOW_TO_READ.format(difference=difference, peak=peak),
         *(f"\n{table.markdown()}" for table in tables(report)),
         "",
-        "*Waiting*: share of the training time in which a worker waited for a chunk (after the",
-        "first one); *gathering rows*: picking and converting a batch's rows. Files are in the page",
-        "cache, as they are after a harvest. The median and quartiles of everything are in",
-        "`throughput.json`. CUDA is implemented, and not measured here.",
+        LOADING,
     ]
     return "\n".join(lines) + "\n"
 

@@ -32,16 +32,16 @@ from rich.console import Console
 from ensemble_sae.dispatch.launcher import ALLOCATOR
 
 HERE = Path(__file__).parent
-MIXED = (64, 128, 256, 512, 1024, 2048)
+SIZES = (64, 128, 256, 512, 1024, 2048)
 SMALL = Shape("small", 128, (256,), 256, "untied")
 LARGE = Shape("large", 512, (2048,), 1024, "untied")
-SIXES = Shape("mixed", 256, MIXED, 4096, "tied")
+MIXED = Shape("mixed", 256, SIZES, 4096, "tied")
 TINY = Shape("tiny", 8, (16, 32), 32, "untied")
 
 POWERS = (1, 2, 4, 8, 16, 32, 64)
 GRIDS: dict[str, list[tuple[Shape, tuple[int, ...]]]] = {
-    "quick": [(SMALL, POWERS), (LARGE, (1, 8)), (SIXES, (6, 24))],
-    "full": [(SMALL, POWERS), (LARGE, POWERS), (SIXES, (6, 12, 24, 36, 60))],
+    "quick": [(SMALL, POWERS), (LARGE, (1, 8)), (MIXED, (6, 24))],
+    "full": [(SMALL, POWERS), (LARGE, POWERS), (MIXED, (6, 12, 24, 36, 60))],
     "tiny": [(TINY, (2, 4))],
 }
 # seconds of a cell, its fewest and most rounds, and about how long a turn lasts
@@ -50,9 +50,9 @@ PACE = {
     "full": {"seconds": 20.0, "rounds": [5, 100], "turn_s": 0.1},
     "tiny": {"seconds": 0.1, "rounds": [2, 3], "turn_s": 0.001},
 }
-LOADED = {SMALL: (1, 32), LARGE: (1, 8), SIXES: (6,), TINY: (2,)}  # members while data is loaded
-REMEMBERED = {SMALL: 32, LARGE: 8, SIXES: 24, TINY: 2}  # members whose memory is compared
-CHUNK_BATCHES = {SMALL: 128, LARGE: 16, SIXES: 8, TINY: 4}
+LOADED = {SMALL: (1, 32), LARGE: (1, 8), MIXED: (6,), TINY: (2,)}  # members while data is loaded
+REMEMBERED = {SMALL: 32, LARGE: 8, MIXED: 24, TINY: 2}  # members whose memory is compared
+CHUNK_BATCHES = {SMALL: 128, LARGE: 16, MIXED: 8, TINY: 4}
 
 
 def settings(device: torch.device) -> list[str]:
@@ -75,7 +75,7 @@ def jobs(grid: str, contestants: list[str], options: argparse.Namespace) -> Iter
         for members in LOADED[plain]:
             job = {"kind": "loading", "members": [members], "chunk_batches": CHUNK_BATCHES[plain]}
             yield {**worker_like, **job, "shape": asdict(shape)}
-        for name in contestants:
+        for name in contestants if grid != "tiny" else ["ensemble"]:
             job = {"kind": "memory", "members": [REMEMBERED[plain]], "contestants": [name]}
             yield {**worker_like, **job, "shape": asdict(shape)}
 
@@ -96,7 +96,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
 def measure(grid: str, options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Do all jobs, one after the other: the report that is written as JSON."""
-    contestants, notes = choose_contestants(torch.device(options.device))
+    contestants, notes = choose_contestants(grid, torch.device(options.device))
     report: dict[str, Any] = {"about": about(options), "steps": {}, "loading": [], "memory": []}
     todo = list(jobs(grid, contestants, options))
     with console.status("") as status:
@@ -113,13 +113,14 @@ def measure(grid: str, options: argparse.Namespace, console: Console) -> dict[st
     return {**report, "notes": sorted(set(notes))}
 
 
-def choose_contestants(device: torch.device) -> tuple[list[str], list[str]]:
+def choose_contestants(grid: str, device: torch.device) -> tuple[list[str], list[str]]:
     """All trainers that can run here, and notes about the others."""
-    compiler = device.type != "cpu" or any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
-    if compiler:
-        return list(TRAINERS), []
-    note = "compiled loop left out: torch.compile needs a C++ compiler, and none was found"
-    return [name for name in TRAINERS if name != "compiled"], [note]
+    without = [name for name in TRAINERS if name != "compiled"]
+    if grid == "tiny":
+        return without, ["compiled loop left out: --tiny is to be quick"]
+    if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        return without, ["compiled loop left out: torch.compile needs a C++ compiler"]
+    return list(TRAINERS), []
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
@@ -174,7 +175,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     options.command = arguments
     default = "quick" if options.device == "cpu" else "full"
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     report = measure(options.grid or default, options, console)
     show.write(report, options.out, console)
 

@@ -20,8 +20,8 @@ import typer
 from ensemble_sae.errors import UserError
 
 if TYPE_CHECKING:
+    from ensemble_sae.data.progress import Progress
     from ensemble_sae.data.store import ChunkStore
-    from ensemble_sae.lm.harvest import Progress
 
 _PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
@@ -109,14 +109,15 @@ def _from_model(
     recipe = load_recipe(what[0] if what else None, options)
     folder = location.data_dir(data_dir)
 
-    from ensemble_sae.lm.harvest import finished, harvest
+    from ensemble_sae.lm.makers import maker
 
-    if not overwrite and (stores := finished(recipe, folder)):
+    make = maker(recipe)
+    if not overwrite and (stores := make.finished(recipe, folder)):
         typer.echo("Already harvested: nothing to do (--overwrite does it again).")
     else:
-        typer.echo(f"{recipe.model} over {recipe.dataset} -> {folder / recipe.name}")
+        typer.echo(f"{', '.join(recipe.hooks)} -> {folder / recipe.name}")
         with _progress(recipe.rows) as show:
-            stores = harvest(recipe, folder, resume=not overwrite, on_progress=show)
+            stores = make.harvest(recipe, folder, resume=not overwrite, on_progress=show)
     _print(stores, recipe.rows)
 
 

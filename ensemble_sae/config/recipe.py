@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from ensemble_sae.config.builtin import find
 from ensemble_sae.config.strict import Strict, read_toml, validate
+from ensemble_sae.config.synthetic import SyntheticRecipe
 
 # What may differ between two runs of the harvest that continue each other: it moves no row.
 _FREE = frozenset({"name", "hooks", "device"})
@@ -74,10 +75,15 @@ class Recipe(Strict):
         return {"hook": hook, **self.model_dump(exclude=set(_FREE))}
 
 
+AnyRecipe = Recipe | SyntheticRecipe
+
+
 def load_recipe(
     name_or_path: str | Path | None, overrides: Mapping[str, Any] | None = None
-) -> Recipe:
+) -> AnyRecipe:
     """The recipe of a built-in name or a TOML file, with single fields replaced.
+
+    A file that says `kind = "synthetic"` is a recipe for synthetic rows.
 
     Args:
         name_or_path: a name in `activations/`, a path that ends in `.toml`, or None when
@@ -94,4 +100,7 @@ def load_recipe(
         return validate(Recipe, given, "command line")
     path = find("activations", name_or_path)
     where = f"{path} with {', '.join(given)} replaced" if given else str(path)
-    return validate(Recipe, {"name": path.stem, **read_toml(path), **given}, where)
+    values = {"name": path.stem, **read_toml(path), **given}
+    if "kind" in values:
+        return validate(SyntheticRecipe, values, where)
+    return validate(Recipe, values, where)

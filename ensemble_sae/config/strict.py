@@ -19,6 +19,10 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
+class Refused(UserError, ValueError):
+    """What a validator raises: pydantic passes a ValueError on with the place of its field."""
+
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -59,8 +63,8 @@ def _explain(problem: Any, model: type[BaseModel], where: str) -> UserError:
         return UserError(f"The key {location[-1]!r} is required.", where=place)
     if problem["type"] == "value_error":
         cause = problem["ctx"]["error"]
-        if isinstance(cause, UserError):
-            return type(cause)(
+        if isinstance(cause, Refused):
+            return UserError(
                 cause.what,
                 where=place,
                 found=cause.found,

@@ -63,6 +63,8 @@ class ChunkFeed:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, chunk: int) -> Fetched:
+        if chunk >= len(self.store.meta.chunks):  # harvested since
+            self.store.refresh()
         rows = self.store.activations(chunk, verify=chunk not in self._verified)
         self._verified.add(chunk)
         if self._stream is None:

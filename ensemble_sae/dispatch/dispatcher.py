@@ -8,8 +8,8 @@ last complete checkpoint and goes through the script from there; the others do n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ensemble_sae.run import Checkpoint, Checkpoints, Part
 AHEAD = 2  # commands a worker may have in hand: one it works on, one to prefetch for
 DEATHS = 3  # of one worker without a checkpoint between them, before the run stops
 POLL_S = 0.2
+FINAL = -1  # the place "in the script" of the save that an interruption asks for
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ class Hand:
     cursor: int  # the next command of the script
     waiting: deque[int] = field(default_factory=deque)  # sent, not answered
     deaths: int = 0
+
+
+@dataclass
+class Saving:
+    """A checkpoint in the making: its folder, and the parts of the workers that have saved."""
+
+    folder: Path
+    parts: dict[int, tuple[Part, ...]] = field(default_factory=dict)
 
 
 class Interrupted(Exception):
@@ -86,9 +95,9 @@ class Dispatcher:
         self.features, self.ledger, self.observer, self.more = features, ledger, observer, more
         self.script: list[Command] = []
         self._complete = False
-        self._first = 0
+        self._first = 0  # where in the script the work behind `_last` begins
         self._last: Checkpoint | None = None
-        self._saving: dict[int, tuple[Path, dict[int, tuple[Part, ...]]]] = {}
+        self._saving: dict[int, Saving] = {}  # by the place in the script
         self._evaluated: dict[int, m.Evaluated] = {}
         self._specs = specs
         self.hands: list[Hand] = []
@@ -111,24 +120,27 @@ class Dispatcher:
         self._last = resume
         self._extend()
         self._first = self._index_of_round(resume.position.round if resume else 0)
+        patience_s = 0.0
         try:
-            self.hands = [Hand(s, WorkerProcess(s), self._first) for s in self._specs]
+            for spec in self._specs:
+                self.hands.append(Hand(spec, WorkerProcess(spec), self._first))
             if self.signal:  # it came while the workers were starting
                 self.interrupt(self.signal)
             while not self._finished():
-                if self.signal and all(not hand.waiting for hand in self.hands):
-                    self._save_and_stop()
                 self._extend()
                 self._send()
                 self._listen()
-            for hand in self.hands:
-                hand.process.pipe.send(m.Stop())
-            return sorted(
-                (row for e in self._evaluated.values() for row in e.rows), key=lambda r: r["id"]
-            )
+            patience_s = 5.0
+        except Interrupted:
+            patience_s = 5.0
+            raise
         finally:
             for hand in self.hands:
-                hand.process.end(patience_s=5.0 if self._finished() or self.signal else 0.0)
+                hand.process.tell(m.Stop())
+            for hand in self.hands:
+                hand.process.end(patience_s)
+        rows = [row for evaluated in self._evaluated.values() for row in evaluated.rows]
+        return sorted(rows, key=lambda row: row["id"])
 
     @property
     def peak_bytes(self) -> dict[str, int]:
@@ -139,7 +151,7 @@ class Dispatcher:
 
     def _extend(self) -> None:
         """Add the rounds that have become known to the script."""
-        if self._complete:
+        if self._complete or self.signal:
             return
         rounds, self._complete = self.more()
         for round in rounds[sum(isinstance(c, Round) for c in self.script) :]:
@@ -162,47 +174,47 @@ class Dispatcher:
         return len(self._evaluated) == len(self._specs)
 
     def _send(self) -> None:
-        if self.signal:
-            return
         for index, hand in enumerate(self.hands):
-            while len(hand.waiting) < AHEAD and hand.cursor < len(self.script):
-                message = self._message(hand.cursor, index)
-                if not self._tell(hand, message):
-                    break
-                hand.waiting.append(hand.cursor)
-                hand.cursor += 1
+            while (cursor := self._next(index, hand)) is not None:
+                if not hand.process.tell(self._message(cursor, index)):
+                    break  # it has died: _listen sees that too, and starts it again
+                hand.waiting.append(cursor)
+                hand.cursor = max(hand.cursor, cursor + 1)
+
+    def _next(self, index: int, hand: Hand) -> int | None:
+        """The place in the script of what this worker can be told now."""
+        if not self.signal:
+            free = len(hand.waiting) < AHEAD and hand.cursor < len(self.script)
+            return hand.cursor if free else None
+        saving = self._saving.get(FINAL)
+        busy = hand.waiting or (saving is not None and index in saving.parts)
+        return None if busy else FINAL
 
     def _message(self, cursor: int, worker: int) -> Any:
-        command = self.script[cursor]
+        command = self.script[cursor] if cursor != FINAL else SavePoint()
         if isinstance(command, Round):
             ahead = (c for c in self.script[cursor + 1 : cursor + 3] if isinstance(c, Round))
             return m.TrainRound(command, next(ahead, None))
         if isinstance(command, SavePoint):
-            folder, _ = self._saving.setdefault(cursor, (self.checkpoints.begin(cursor), {}))
-            return m.Save(str(folder))
+            if cursor not in self._saving:
+                self._saving[cursor] = Saving(self.checkpoints.begin(cursor))
+            return m.Save(str(self._saving[cursor].folder))
         self.observer.evaluating()
         self.features.mkdir(exist_ok=True)
         return m.Evaluate(str(self.features))
 
-    def _tell(self, hand: Hand, message: Any) -> bool:
-        try:
-            hand.process.pipe.send(message)
-            return True
-        except (BrokenPipeError, ConnectionResetError, OSError):
-            return False  # it has died: _listen sees that too, and starts it again
-
     def _listen(self) -> None:
-        ready = wait([w for hand in self.hands for w in hand.process.waits], timeout=POLL_S)
+        # A worker that has evaluated is done, and may die, unless it must save once more.
+        there = [h for i, h in enumerate(self.hands) if self.signal or i not in self._evaluated]
+        ready = wait([w for hand in there for w in hand.process.waits], timeout=POLL_S)
         for index, hand in enumerate(self.hands):
             pipe, sentinel = hand.process.waits
-            if pipe in ready:
-                try:
-                    while pipe.poll():
-                        self._hear(index, hand, pipe.recv())
-                except (EOFError, ConnectionResetError, OSError):
-                    self._restart(hand)
-            elif sentinel in ready:
-                self._restart(hand)
+            if pipe not in ready and sentinel not in ready:
+                continue
+            for message in hand.process.heard():  # a dead worker's last words count
+                self._hear(index, hand, message)
+            if hand.process.gone or sentinel in ready:
+                self._restart(index, hand)
 
     def _hear(self, index: int, hand: Hand, message: Any) -> None:
         match message:
@@ -211,38 +223,39 @@ class Dispatcher:
             case m.Progress(rows, sae_rows, means):
                 self.observer.progress(rows, sae_rows, means)
                 return
-            case m.Failed(error, trace):
-                self._give_up(hand, error, trace)
+            case m.Failed():
+                raise self._failed(hand, message)
         cursor = hand.waiting.popleft()
         match message:
             case m.RoundDone():
                 self.ledger.round_done(index, message)
-            case m.Paused():
-                pass
             case m.Saved(parts):
                 self._saved(cursor, index, parts)
             case m.Evaluated():
                 self._evaluated[index] = message
 
     def _saved(self, cursor: int, index: int, parts: tuple[Part, ...]) -> None:
-        folder, gathered = self._saving[cursor]
-        gathered[index] = parts
-        if len(gathered) < len(self.hands):
+        saving = self._saving[cursor]
+        saving.parts[index] = parts
+        if len(saving.parts) < len(self.hands):
             return
         del self._saving[cursor]
-        self._commit(folder, gathered)
+        together = [part for some in saving.parts.values() for part in some]
+        self._last = self.checkpoints.commit(saving.folder, together, self.ledger.notes(together))
+        self.checkpoints.prune(self.keep)
+        self.observer.saved(self._last)
+        if cursor == FINAL:
+            raise Interrupted(self.signal, self._run_folder)
         self._first = cursor + 1
         for hand in self.hands:
             hand.deaths = 0
 
-    def _commit(self, folder: Path, gathered: Mapping[int, tuple[Part, ...]]) -> None:
-        parts = [part for some in gathered.values() for part in some]
-        self._last = self.checkpoints.commit(folder, parts, self.ledger.notes())
-        self.checkpoints.prune(self.keep)
-        self.observer.saved(self._last)
+    def _restart(self, index: int, hand: Hand) -> None:
+        """Start a worker that died again, from the last complete checkpoint.
 
-    def _restart(self, hand: Hand) -> None:
-        """Start a worker that died again, from the last complete checkpoint."""
+        That checkpoint cannot be pruned meanwhile: a newer one needs this worker's part, and
+        what it saved before it died does not count, since it will write it again.
+        """
         hand.process.end(patience_s=1.0)
         code = hand.process.process.exitcode
         hand.deaths += 1
@@ -251,40 +264,33 @@ class Dispatcher:
             raise WorkerFailed(
                 f"The worker on {name} died {DEATHS} times.",
                 found=f"exit code {code}",
-                next_step="--resume goes on from the last checkpoint",
+                next_step=self._how_to_resume,
             )
         self.observer.worker_died(name, f"exit code {code}", restarting=True)
+        for saving in self._saving.values():
+            saving.parts.pop(index, None)
+        self._evaluated.pop(index, None)
         checkpoint = str(self._last.folder) if self._last else None
-        hand.spec = m.WorkerSpec(
-            hand.spec.device, hand.spec.tasks, hand.spec.train, hand.spec.sources, checkpoint
-        )
+        hand.spec = replace(hand.spec, checkpoint=checkpoint)
         hand.waiting.clear()
         hand.cursor = self._first
         hand.process = WorkerProcess(hand.spec)
         if self.signal:
             hand.process.pause()
 
-    def _give_up(self, hand: Hand, error: BaseException, trace: str) -> None:
-        if isinstance(error, UserError):
-            raise error
-        raise WorkerFailed(
-            f"The worker on {hand.spec.device.name} failed.", found=f"{error!r}\n{trace}"
+    def _failed(self, hand: Hand, failure: m.Failed) -> UserError:
+        if failure.error is not None:
+            return failure.error
+        return WorkerFailed(
+            f"The worker on {hand.spec.device.name} failed: {failure.what}",
+            found=failure.trace,
+            next_step=self._how_to_resume,
         )
 
-    def _save_and_stop(self) -> None:
-        """All workers have paused: save where they are, end them, raise `Interrupted`."""
-        folder = self.checkpoints.begin(len(self.script))
-        for hand in self.hands:
-            hand.process.pipe.send(m.Save(str(folder)))
-        gathered: dict[int, tuple[Part, ...]] = {}
-        for index, hand in enumerate(self.hands):
-            while index not in gathered:
-                message = hand.process.pipe.recv()
-                if isinstance(message, m.Saved):
-                    gathered[index] = message.parts
-                elif isinstance(message, m.Failed):
-                    self._give_up(hand, message.error, message.trace)
-        self._commit(folder, gathered)
-        for hand in self.hands:
-            hand.process.pipe.send(m.Stop())
-        raise Interrupted(self.signal, self.checkpoints.folder.parent)
+    @property
+    def _run_folder(self) -> Path:
+        return self.checkpoints.folder.parent
+
+    @property
+    def _how_to_resume(self) -> str:
+        return f"the same command with --run {self._run_folder} --resume goes on"

@@ -5,12 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from ctypes import c_byte
 from multiprocessing.connection import Connection
 from typing import Any
 
-from ensemble_sae.dispatch import worker
+from ensemble_sae.dispatch import child, worker
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.messages import WorkerSpec
 
@@ -31,20 +30,33 @@ class WorkerProcess:
         # A bare byte: a lock could be left held by a worker that is killed.
         self._stop: Any = context.RawValue(c_byte, 0)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(
-            target=worker.main,
-            args=(theirs, self._stop, spec),
-            name=f"ensemble-sae {spec.device.name}",
-            daemon=True,
-        )
-        with _environment(spec.device):
-            self.process.start()
+        with child.environment(_environment(spec.device)):
+            self.process = child.start(
+                worker.main, (theirs, self._stop, spec), f"worker on {spec.device.name}"
+            )
         theirs.close()  # so that the pipe ends when the worker does
+        self.gone = False
 
     @property
     def waits(self) -> tuple[Connection, int]:
         """What `multiprocessing.connection.wait` should watch: messages, and the death."""
         return self.pipe, self.process.sentinel
+
+    def tell(self, message: Any) -> bool:
+        """Send a message; False if the worker has died, which `heard` will notice too."""
+        try:
+            self.pipe.send(message)
+            return True
+        except OSError:
+            return False
+
+    def heard(self) -> Iterator[Any]:
+        """What the worker has said since the last call; sets `gone` where its pipe ends."""
+        try:
+            while self.pipe.poll():
+                yield self.pipe.recv()
+        except (EOFError, OSError):  # also in the middle of a message
+            self.gone = True
 
     def pause(self) -> None:
         """Let the worker finish its step and wait."""
@@ -59,20 +71,9 @@ class WorkerProcess:
         self.pipe.close()
 
 
-@contextmanager
-def _environment(device: Device) -> Iterator[None]:
-    """A spawned process takes over the environment of the moment in which it starts."""
+def _environment(device: Device) -> dict[str, str]:
     wanted = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
     if device.kind == "cpu":
         given = os.environ.get("GLIBC_TUNABLES")
         wanted["GLIBC_TUNABLES"] = f"{ALLOCATOR}:{given}" if given else ALLOCATOR
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    return wanted

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensemble_sae.dispatch.messages import RoundDone
 from ensemble_sae.dispatch.observer import Observer
-from ensemble_sae.run.metrics import MetricsLog, Row
+from ensemble_sae.run import Checkpoint, Part
+from ensemble_sae.run.metrics import MetricsLog, Row, finite
 from ensemble_sae.sweep import Member
 
 
@@ -28,20 +29,33 @@ class Ledger:
         self.frozen: dict[int, int] = {}
         self.busy_s = self.stall_s = 0.0
 
-    def restore(self, next_round: int, notes: Mapping[str, Any]) -> None:
-        """Go on where a checkpoint's notes were taken; later lines of the log are cut off."""
-        self.next_round = next_round
-        self._log.cut(next_round)
-        self.frozen = {int(k): v for k, v in notes["frozen"].items()}
-        for row in notes["rows"]:
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on where a checkpoint was taken; later lines of the log are cut off."""
+        self.next_round = checkpoint.position.round
+        self._log.cut(self.next_round)
+        self.frozen = {int(k): v for k, v in checkpoint.notes["frozen"].items()}
+        for row in checkpoint.notes["rows"]:
             self._carried.setdefault(row["round"], []).append(row)
 
-    def notes(self) -> dict[str, Any]:
-        """What a checkpoint must carry: rows that are reported but not written yet."""
-        waiting = [rows for reports in self._reports.values() for rows in reports.values()]
-        rows = [row for some in [*waiting, *self._carried.values()] for row in some]
-        rows.sort(key=lambda row: (row["round"], row["member"]))
-        return {"rows": rows, "frozen": {str(k): v for k, v in self.frozen.items()}}
+    def notes(self, parts: Sequence[Part]) -> dict[str, Any]:
+        """What a checkpoint of these parts must carry.
+
+        The log will be cut where the members that are furthest behind go on. So the rows that
+        others have reported from there on, written or not, come along: they will not be
+        reported again.
+        """
+        place = {member: part for part in parts for member in part.members}
+        first = min(part.position.round for part in parts)
+        rows = self._log.rows_from(first) if first < self.next_round else []
+        rows += [row for some in self._carried.values() for row in some]
+        rows += [r for reports in self._reports.values() for rs in reports.values() for r in rs]
+        wanted = {
+            (row["round"], row["member"]): row
+            for row in rows
+            if first <= row["round"] < place[row["member"]].position.round
+        }
+        frozen = {str(k): at for k, at in self.frozen.items() if at < place[k].step}
+        return {"rows": [wanted[k] for k in sorted(wanted)], "frozen": frozen}
 
     def round_done(self, worker: int, report: RoundDone) -> None:
         """Take a worker's report; write every round that is now complete."""
@@ -52,7 +66,8 @@ class Ledger:
                 self.frozen[member] = step
                 self._observer.frozen(self._members[member], step)
         if report.round >= self.next_round:  # else: a replay after a worker's death
-            self._reports.setdefault(report.round, {})[worker] = report.rows
+            rows = [finite(row) for row in report.rows]
+            self._reports.setdefault(report.round, {})[worker] = rows
         while len(self._reports.get(self.next_round, {})) == self._workers:
             self._write(self.next_round)
             self.next_round += 1

@@ -10,16 +10,18 @@ from ensemble_sae.data.units import Units
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.planner import Task
 from ensemble_sae.dispatch.schedule import Round
-from ensemble_sae.run.checkpoint import Part, Position
+from ensemble_sae.errors import UserError
+from ensemble_sae.run.checkpoint import Part
 from ensemble_sae.sweep.schema import Train
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of one hook are, and in which units they are trained on."""
+    """Where the rows of one hook are, in which units they are trained on, how much they vary."""
 
     store: str
     units: Units
+    variance: float  # mean over dimensions, in these units: what a mse is divided by
 
 
 @dataclass(frozen=True)
@@ -93,9 +95,7 @@ class RoundDone:
 
 @dataclass(frozen=True)
 class Paused:
-    """The worker has finished its step and waits: it was told to stop."""
-
-    position: Position
+    """Instead of `RoundDone` or `Evaluated`: the worker was told to stop after its step."""
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,6 @@ class Evaluated:
 class Failed:
     """The worker cannot go on: what happened, for people."""
 
-    error: BaseException
+    error: UserError | None  # other exceptions may not survive the way: they come as text
+    what: str
     trace: str

@@ -88,7 +88,8 @@ def plan(
 
 def _cut(groups: list[Group], devices: list[Device], batch_size: int) -> list[tuple[Task, ...]]:
     line = [(g, m) for g in groups for m in g.members]
-    line.sort(key=lambda gm: (-member_flop(gm[1], batch_size), gm[0].name, gm[1].id))
+    # Not by the group's name: an interruption may have split a group, and the line must stay.
+    line.sort(key=lambda gm: (-member_flop(gm[1], batch_size), _kind(gm[1]), gm[1].id))
     share = sum(member_flop(m, batch_size) for _, m in line) / len(devices)
     pieces: list[dict[str, list[Member]]] = [{} for _ in devices]
     by_name = {group.name: group for group in groups}
@@ -100,6 +101,10 @@ def _cut(groups: list[Group], devices: list[Device], batch_size: int) -> list[tu
         pieces[index].setdefault(group.name, []).append(member)
         done += cost
     return [tuple(Task(by_name[name], tuple(ms)) for name, ms in piece.items()) for piece in pieces]
+
+
+def _kind(member: Member) -> tuple[str, int, str]:
+    return member.signature, member.n_dict, member.hook
 
 
 def _needed(

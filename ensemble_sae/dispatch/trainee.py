@@ -47,13 +47,12 @@ class Trainee:
         task: Task,
         train: Train,
         source: Source,
-        variance: float,
         device: torch.device,
         checkpoint: Checkpoint | None,
     ) -> None:
         self.task, self.hook, self._scale = task, task.group.hook, source.units.scale
         self.ids = [member.id for member in task.members]
-        self._variance = variance  # mean over dimensions, of the rows as trained on
+        self._variance = source.variance
         self.position = Position()
         self.ensemble = _ensemble(task, train, device)
         if checkpoint is not None:
@@ -68,11 +67,21 @@ class Trainee:
         self.position = Position(position.round, position.batch + 1)
         return True
 
-    def finish_round(self, number: int, item: Item) -> list[dict[str, Any]]:
-        """The round's mean metrics, one row per member; starts the next round's."""
+    def finish_round(self, number: int, item: Item | None) -> list[dict[str, Any]]:
+        """The round's mean metrics, one row per member; starts the next round's.
+
+        Nothing where the hook has no chunk in this round, or where the round was finished
+        before an interruption that left others behind.
+        """
+        if self.position >= Position(number + 1):
+            return []
+        self.position = Position(number + 1)
+        if item is None:
+            return []
         means = self.means()
         frozen = self.ensemble.health.frozen_at.tolist()
-        rows = [
+        self.ensemble.tally.reset()
+        return [
             {
                 "round": number,
                 "epoch": item.epoch,
@@ -84,9 +93,6 @@ class Trainee:
             }
             for k, member in enumerate(self.ids)
         ]
-        self.ensemble.tally.reset()
-        self.position = Position(number + 1, 0)
-        return rows
 
     def means(self) -> dict[str, list[float]]:
         """The round's running means by name, per member, with `fvu` from `mse` beside them."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import resource
-import signal
 import sys
-import threading
 import time
 import traceback
-from multiprocessing import parent_process
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -20,9 +16,11 @@ from torch import Tensor
 
 from ensemble_sae.data.feed import Batches, ChunkFeed, row_order
 from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.dispatch import child
 from ensemble_sae.dispatch import messages as m
 from ensemble_sae.dispatch.schedule import Item, Round
 from ensemble_sae.dispatch.trainee import Trainee
+from ensemble_sae.errors import UserError
 from ensemble_sae.run.checkpoint import Checkpoint, Position
 
 HEARTBEAT_S = 1.0
@@ -34,17 +32,17 @@ def main(pipe: Connection, stop: Any, spec: m.WorkerSpec) -> None:
     Args:
         stop: a shared byte; when it is not 0, training pauses after the current step.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # the dispatcher decides: see Paused
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    child.settle()
     torch.set_num_threads(spec.device.threads)
     try:
         Worker(pipe, stop, spec).run()
-    except (BrokenPipeError, EOFError, ConnectionResetError):
-        pass  # the dispatcher is gone
     except BaseException as error:  # everything must reach the one who reads messages
         _report(pipe, error)
         sys.exit(1)
+
+
+class Stopped(Exception):
+    """The stop byte was set during an evaluation."""
 
 
 class Worker:
@@ -80,58 +78,53 @@ class Worker:
 
     def _trainee(self, task: Any, checkpoint: Checkpoint | None) -> Trainee:
         source = self.spec.sources[task.group.hook]
-        meta = self.feeds[task.group.hook].store.meta
-        variance = sum(meta.variance) / len(meta.variance) / source.units.scale**2
-        return Trainee(task, self.spec.train, source, variance, self.device, checkpoint)
+        return Trainee(task, self.spec.train, source, self.device, checkpoint)
 
     def _train(self, round: Round, then: Round | None) -> m.RoundDone | m.Paused:
         """Train on every hook's chunk of a round, or pause where the stop byte says so."""
         began, stalled = time.perf_counter(), self._stalled()
+        for hook, item in round.items.items():
+            if self.stop.value or not self._train_chunk(hook, item, round.number, then):
+                return m.Paused()
         rows: list[dict[str, Any]] = []
-        mine = [(hook, item) for hook, item in round.items.items() if hook in self.feeds]
-        for hook, item in mine:
-            paused_at = self._train_chunk(hook, item, round.number, then)
-            if paused_at is not None:
-                return m.Paused(paused_at)
-        for hook, item in mine:
-            for trainee in self._of(hook):
-                rows += trainee.finish_round(round.number, item)
+        for trainee in self.trainees:
+            rows += trainee.finish_round(round.number, round.items.get(trainee.hook))
         self._beat(rows_now=True)
         frozen = {k: v for trainee in self.trainees for k, v in trainee.frozen().items()}
         busy = time.perf_counter() - began
         return m.RoundDone(round.number, rows, frozen, busy, self._stalled() - stalled)
 
-    def _train_chunk(
-        self, hook: str, item: Item, number: int, then: Round | None
-    ) -> Position | None:
-        """Train all trainees of a hook on a chunk; the position where it paused, if it did."""
-        trainees = self._of(hook)
-        if all(trainee.position >= Position(number + 1) for trainee in trainees):
-            return None
+    def _train_chunk(self, hook: str, item: Item, number: int, then: Round | None) -> bool:
+        """Train the trainees of a hook that are not past this chunk; False if told to stop."""
+        behind = [t for t in self._of(hook) if t.position < Position(number + 1)]
+        if not behind:
+            return True
         rows = self.feeds[hook].take(item.chunk)
         if then is not None and hook in then.items:
             self.feeds[hook].prefetch(then.items[hook].chunk)
         order = row_order(rows.shape[0], self.spec.train.seed, item.epoch, item.chunk)
         batches = self._batches(hook, rows, order)
-        first = min(t.position.batch if t.position.round == number else 0 for t in trainees)
+        first = min(max(t.position, Position(number)) for t in behind).batch
         for index in range(first, len(batches)):
-            here = Position(number, index)
             if self.stop.value:
-                return here
+                return False
             batch = batches[index]
-            for trainee in trainees:
-                if trainee.step(batch, here):
+            for trainee in behind:
+                if trainee.step(batch, Position(number, index)):
                     self._sae_rows += len(batch) * len(trainee.ids)
             self._rows += len(batch)
             self._beat()
-        return None
+        return True
 
-    def _evaluate(self, folder: Path) -> m.Evaluated:
+    def _evaluate(self, folder: Path) -> m.Evaluated | m.Paused:
         rows: list[dict[str, Any]] = []
-        for hook, feed in self.feeds.items():
-            chunks = [chunk.index for chunk in feed.store.refresh().chunks(held_out=True)]
-            for trainee in self._of(hook):
-                rows += trainee.evaluate(self._held_out(hook, chunks), folder)
+        try:
+            for hook, feed in self.feeds.items():
+                chunks = [chunk.index for chunk in feed.store.refresh().chunks(held_out=True)]
+                for trainee in self._of(hook):
+                    rows += trainee.evaluate(self._held_out(hook, chunks), folder)
+        except Stopped:
+            return m.Paused()
         return m.Evaluated(rows, self._peak_bytes())
 
     def _held_out(self, hook: str, chunks: list[int]) -> Any:
@@ -139,6 +132,8 @@ class Worker:
         for chunk in chunks:
             rows = self.feeds[hook].take(chunk)
             for part in rows.split(self.spec.train.batch_size):
+                if self.stop.value:
+                    raise Stopped
                 yield self.spec.sources[hook].units.enter(part)
 
     def _batches(self, hook: str, rows: Tensor, order: Tensor) -> Batches:
@@ -167,17 +162,8 @@ class Worker:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _die_with_parent() -> None:
-    """End this process when the dispatcher's ends, however that happens."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def _report(pipe: Connection, error: BaseException) -> None:
-    try:
-        pipe.send(m.Failed(error, traceback.format_exc()))
-    except Exception:  # the error itself cannot be sent, or nobody listens: at least its text
-        with contextlib.suppress(OSError):
-            pipe.send(m.Failed(RuntimeError(repr(error)), traceback.format_exc()))
+    last_line = traceback.format_exception_only(error)[-1].strip()
+    own = error if isinstance(error, UserError) else None
+    with suppress(OSError):  # nobody listens any more
+        pipe.send(m.Failed(own, last_line, traceback.format_exc()))

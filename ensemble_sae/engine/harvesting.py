@@ -8,20 +8,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from ensemble_sae.config.recipe import Recipe
+from ensemble_sae.config.recipe import AnyRecipe
 from ensemble_sae.data.meta import META
 from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.dispatch import child
 from ensemble_sae.dispatch.observer import Observer
 from ensemble_sae.engine.stores import Sources
 from ensemble_sae.errors import UserError
+from ensemble_sae.lm.makers import maker
 
 POLL_S = 0.5
 
 
 class Harvesting(Protocol):
     """A harvest as the training sees it; leaving the context ends it."""
-
-    streams: bool
 
     def done(self) -> bool:
         """Whether all chunks are there. Raises UserError if the harvest failed."""
@@ -44,8 +44,6 @@ class Harvesting(Protocol):
 class NoHarvest:
     """All chunks are there."""
 
-    streams = False
-
     def done(self) -> bool:
         return True
 
@@ -59,29 +57,20 @@ class NoHarvest:
         pass
 
 
-def now(recipe: Recipe, data_dir: Path, observer: Observer) -> NoHarvest:
-    """Harvest, then return."""
-    from ensemble_sae.lm.harvest import harvest
-
-    harvest(recipe, data_dir, on_progress=observer.harvesting)
+def now(sources: Sources, data_dir: Path, observer: Observer) -> NoHarvest:
+    """Harvest what is not there yet, then return."""
+    if not sources.there and sources.recipe is not None:
+        make = maker(sources.recipe)
+        make.harvest(sources.recipe, data_dir, on_progress=observer.harvesting)
     return NoHarvest()
 
 
 class Background:
     """A harvest in a process of its own."""
 
-    streams = True
-
-    def __init__(self, recipe: Recipe, data_dir: Path) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._mine, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_harvest,
-            args=(theirs, recipe, data_dir),
-            name="ensemble-sae harvest",
-            daemon=True,
-        )
-        self._process.start()
+    def __init__(self, recipe: AnyRecipe, data_dir: Path) -> None:
+        self._mine, theirs = multiprocessing.get_context("spawn").Pipe(duplex=False)
+        self._process = child.start(_harvest, (theirs, recipe, data_dir), "harvest")
         theirs.close()
         self._ended = False
 
@@ -104,14 +93,15 @@ class Background:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._process.is_alive():
-            self._process.terminate()  # what it wrote stays; the next call continues it
+        if not self._ended:
+            self._process.kill()  # what it wrote stays; the next call continues it
         self._process.join()
 
     def _receive(self) -> BaseException | None:
         try:
             return self._mine.recv()
         except EOFError:
+            self._process.join()
             return UserError(
                 "The harvest died.",
                 found=f"exit code {self._process.exitcode}",
@@ -124,24 +114,22 @@ class Background:
             raise error
 
 
-def in_background(recipe: Recipe, data_dir: Path, observer: Observer) -> Background:
-    """Harvest beside the training."""
-    return Background(recipe, data_dir)
+def in_background(sources: Sources, data_dir: Path, observer: Observer) -> Harvesting:
+    """Harvest what is not there yet beside the training."""
+    if sources.there or sources.recipe is None:
+        return NoHarvest()
+    return Background(sources.recipe, data_dir)
 
 
 def _has_chunk(path: Path) -> bool:
     return (path / META).is_file() and bool(ChunkStore.open(path).chunks())
 
 
-def _harvest(pipe: Any, recipe: Recipe, data_dir: Path) -> None:
+def _harvest(pipe: Any, recipe: AnyRecipe, data_dir: Path) -> None:
     """Entry of the harvesting process: sends None at the end, or the error."""
-    import signal
-
-    from ensemble_sae.lm.harvest import harvest
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training ends it with SIGTERM
+    child.settle()
     try:
-        harvest(recipe, data_dir)
+        maker(recipe).harvest(recipe, data_dir)
         pipe.send(None)
     except UserError as error:
         pipe.send(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.planner import Plan, member_flop, plan
-from ensemble_sae.dispatch.schedule import Round, rounds
 from ensemble_sae.dispatch.trainee import initial
 from ensemble_sae.engine.stores import Sources
 from ensemble_sae.run import Checkpoint
@@ -32,10 +30,10 @@ class Prepared:
         """The hooks that some member trains on."""
         return {member.hook for member in self.members}
 
-    def rounds(self, chunks: Mapping[str, list[int]], as_written: bool) -> list[Round]:
-        """The schedule over these chunks (hook -> training chunks)."""
-        train = self.sweep.train
-        return rounds(chunks, epochs=train.epochs, seed=train.seed, as_written=as_written)
+    @property
+    def whole_groups(self) -> list[Group]:
+        """The groups, also of members that an interruption left at different places."""
+        return groups_of(self.members)
 
     @property
     def flop_per_row(self) -> float:

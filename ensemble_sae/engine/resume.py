@@ -1,30 +1,79 @@
-"""What a run must remember to go on exactly: the resolved sweep, its stores and scales."""
+"""What a run must remember to go on exactly: the resolved sweep, its stores, scales, order."""
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from ensemble_sae.data.statistics import RunningStatistics
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.data.units import Units
 from ensemble_sae.engine import results
 from ensemble_sae.engine.prepared import Prepared
 from ensemble_sae.errors import UserError
 from ensemble_sae.files import write_json
-from ensemble_sae.run import Checkpoint, Layout
+from ensemble_sae.run import Layout
 from ensemble_sae.run.layout import SCHEMA_VERSION, read_versioned
 from ensemble_sae.sweep import Sweep
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What is found when a run begins and stays so to its end, whatever becomes of the stores.
+
+    Attributes:
+        as_written: the first epoch takes the chunks in the order in which they are harvested.
+        units: by hook, what the rows are trained in.
+        variance: by hook, mean over dimensions, in these units.
+        chunks: by hook, a checksum of the store's list of chunks; empty where it still grows.
+    """
+
+    as_written: bool
+    units: Mapping[str, Units]
+    variance: Mapping[str, float]
+    chunks: Mapping[str, str]
+
+    @classmethod
+    def of(cls, ready: Prepared, stores: Mapping[str, ChunkStore], as_written: bool) -> Beginning:
+        """Of a new run. A harvest beside the training moves a store's statistics, so a run that
+        takes the chunks as they are written takes the statistics of the first one alone."""
+        seen = {h: _first_chunk(s) if as_written else s for h, s in stores.items()}
+        units = {h: Units.of(s, ready.sweep.activations.normalise) for h, s in seen.items()}
+        variance = {h: float(s.variance.mean()) / units[h].scale ** 2 for h, s in seen.items()}
+        chunks = {} if as_written else {hook: _digest(store) for hook, store in stores.items()}
+        return cls(as_written, units, variance, chunks)
+
+    @classmethod
+    def read(cls, layout: Layout) -> Beginning:
+        """Of the run that is there."""
+        known: Any = read_versioned(layout.sweep)
+        units = {hook: Units(u["scale"], tuple(u["shift"])) for hook, u in known["units"].items()}
+        return cls(known["as_written"], units, known["variance"], known["chunks"])
+
+    def check(self, stores: Mapping[str, ChunkStore]) -> None:
+        """A run goes on only with the chunks that it began with.
+
+        Raises:
+            UserError: names the store that has changed.
+        """
+        for hook, store in stores.items():
+            if self.chunks.get(hook, _digest(store)) != _digest(store):
+                raise UserError(
+                    "This store has changed since the run began: it has other chunks now.",
+                    where=str(store.path),
+                    next_step="bring the old store back, or begin a new run with another --run",
+                )
 
 
 class Record:
     """`sweep.json` (written once) and `run.json` (the status) of a run."""
 
-    def __init__(self, layout: Layout, units: Mapping[str, Units], ready: Prepared) -> None:
-        self.units = dict(units)
-        self._layout = layout
+    def __init__(self, layout: Layout, ready: Prepared) -> None:
+        self._layout, self._ready = layout, ready
         self._began = time.time()
         self._known: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
@@ -34,44 +83,25 @@ class Record:
             "members": len(ready.members),
         }
 
-    @classmethod
-    def start_or_continue(
-        cls,
-        layout: Layout,
-        ready: Prepared,
-        stores: Mapping[str, ChunkStore],
-        checkpoint: Checkpoint | None,
-    ) -> Record:
-        """Write `sweep.json` and `members.json` of a new run, or read the old one's units.
-
-        The statistics of a store that is still being harvested move, so the units that a run
-        began with are its units to the end.
-        """
-        if layout.exists():
-            written: Any = read_versioned(layout.sweep)
-            units = {
-                hook: Units(u["scale"], tuple(u["shift"])) for hook, u in written["units"].items()
-            }
-            record = cls(layout, units, ready)
-        else:
-            normalise = ready.sweep.activations.normalise
-            units = {hook: Units.of(store, normalise) for hook, store in stores.items()}
-            record = cls(layout, units, ready)
-        record._write_status("running")
+    def start(self, beginning: Beginning, stores: Mapping[str, ChunkStore]) -> None:
+        """Note that the run goes on; `sweep.json`, which makes the folder a run, comes last."""
+        self._write_status("running")
         results.write_members(
-            layout, ready.groups, {member.id: "training" for member in ready.members}
+            self._layout,
+            self._ready.whole_groups,
+            {member.id: "training" for member in self._ready.members},
         )
-        if not layout.exists():
-            write_json(
-                layout.sweep,
-                {
-                    "schema_version": SCHEMA_VERSION,
-                    "sweep": ready.sweep.model_dump(mode="json"),
-                    "stores": {hook: str(store.path) for hook, store in stores.items()},
-                    "units": {hook: asdict(units) for hook, units in record.units.items()},
-                },
-            )
-        return record
+        if self._layout.exists():
+            return
+        write_json(
+            self._layout.sweep,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "sweep": self._ready.sweep.model_dump(mode="json"),
+                "stores": {hook: str(store.path) for hook, store in stores.items()},
+                **asdict(beginning),
+            },
+        )
 
     def end(self, status: str, **facts: Any) -> None:
         """Write how the run ended."""
@@ -80,6 +110,11 @@ class Record:
     def _write_status(self, status: str, **facts: Any) -> None:
         values = {**self._known, "status": status, "began": self._began, **facts}
         write_json(self._layout.status, values)
+
+
+def is_finished(layout: Layout) -> bool:
+    """Whether the run in this folder came to its end."""
+    return read_versioned(layout.status).get("status") == "finished" and layout.table.is_file()
 
 
 def same_sweep(layout: Layout, sweep: Sweep) -> None:
@@ -105,6 +140,23 @@ def same_sweep(layout: Layout, sweep: Sweep) -> None:
             allowed=repr(old),
             next_step="resume with the same sweep file, or begin a new run with another --run",
         )
+
+
+def _first_chunk(store: ChunkStore) -> ChunkStore:
+    """The store with the statistics of its first training chunk."""
+    statistics = RunningStatistics.empty(store.d_activation)
+    statistics.add(store.activations(store.chunks()[0].index))
+    values = {
+        "mean": statistics.mean.tolist(),
+        "variance": statistics.variance.tolist(),
+        "scale": statistics.scale,
+    }
+    return ChunkStore(store.path, store.meta.model_copy(update=values))
+
+
+def _digest(store: ChunkStore) -> str:
+    listing = "".join(f"{chunk.sha256}{chunk.held_out}" for chunk in store.meta.chunks)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import signal
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ensemble_sae.config.strict import validate
 from ensemble_sae.data.location import data_dir as default_data_dir
@@ -15,16 +16,19 @@ from ensemble_sae.dispatch import devices as device_choice
 from ensemble_sae.dispatch.dispatcher import Dispatcher, Interrupted
 from ensemble_sae.dispatch.ledger import Ledger
 from ensemble_sae.dispatch.messages import Source, WorkerSpec
-from ensemble_sae.dispatch.observer import Observer
+from ensemble_sae.dispatch.observer import Observer, Observers
+from ensemble_sae.dispatch.schedule import Round, rounds
 from ensemble_sae.engine import results, stores
-from ensemble_sae.engine.harvesting import Harvesting, NoHarvest, in_background, now
+from ensemble_sae.engine.claim import claimed
+from ensemble_sae.engine.discarding import Discard, check_discard, refuse_discarded
+from ensemble_sae.engine.harvesting import Harvesting, in_background, now
 from ensemble_sae.engine.prepared import Prepared, default_run_folder, prepare
-from ensemble_sae.engine.resume import Record, same_sweep
+from ensemble_sae.engine.resume import Beginning, Record, is_finished, same_sweep
+from ensemble_sae.engine.signals import Signals
 from ensemble_sae.errors import UserError
-from ensemble_sae.run import Checkpoint, Checkpoints, Layout, Run
-from ensemble_sae.run.layout import next_free
+from ensemble_sae.run import Checkpoint, Checkpoints, Layout, Position, Run
 from ensemble_sae.run.metrics import MetricsLog
-from ensemble_sae.signatures import resolve
+from ensemble_sae.signatures import name_of, resolve
 from ensemble_sae.sweep import Sweep
 from ensemble_sae.sweep.schema import Activations
 
@@ -66,27 +70,36 @@ def run_sweep(
     Raises:
         UserError: something in the sweep, the data or the machine does not fit.
         Interrupted: SIGINT or SIGTERM, when everything is saved.
+        KeyboardInterrupt: a second one of them.
     """
     sweep = _as_sweep(sweep, activations, train, where)
+    if discard:
+        check_discard(sweep)
+    watching = observer or Observer()
     chosen = device_choice.choose(gpus, devices, threads)
-    layout = _layout(sweep, run, resume)
-    sources = stores.locate(sweep.activations, default_data_dir(data_dir))
-    with layout.locked():
-        checkpoint = _checkpoint(layout, sweep, resume, observer or Observer())
+    with Signals() as signals, claimed(default_run_folder(sweep), run, resume) as layout:
+        if resume:
+            same_sweep(layout, sweep)
+            if is_finished(layout):
+                watching.warning(f"{layout.folder} is finished already: nothing is left to do")
+                return _opened(layout)
+        folder = default_data_dir(data_dir)
+        sources = stores.locate(sweep.activations, folder)
+        checkpoint = _latest(layout, watching)
         ready = prepare(sweep, where, sources, chosen, checkpoint)
-        harvesting: Harvesting = NoHarvest()
-        if not sources.there:
-            assert sources.recipe is not None
-            harvest = in_background if stream else now
-            harvesting = harvest(sources.recipe, default_data_dir(data_dir), observer or Observer())
-        with harvesting:
-            return _Training(ready, layout, harvesting, observer or Observer(), discard).run(
-                checkpoint
-            )
+        beginning = Beginning.read(layout) if resume else None
+        streams = beginning.as_written if beginning else stream and sources.recipe is not None
+        harvest = in_background if stream and streams else now
+        with harvest(sources, folder, watching) as harvesting:
+            harvesting.wait_for_first_chunks(ready.sources, ready.hooks)
+            training = _Training(ready, layout, harvesting, watching, checkpoint)
+            training.begin(beginning, streams, discard)
+            training.train(signals)
+        return _opened(layout)
 
 
 class _Training:
-    """One call of `run_sweep`, once the run's folder is ours."""
+    """One call of `run_sweep`, once the run's folder is ours and the first chunks are there."""
 
     def __init__(
         self,
@@ -94,63 +107,71 @@ class _Training:
         layout: Layout,
         harvesting: Harvesting,
         observer: Observer,
-        discard: bool,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.ready, self.layout, self.harvesting = ready, layout, harvesting
-        self.observer, self.discard = observer, discard
+        self.observer, self.checkpoint = observer, checkpoint
+        self.position = checkpoint.position if checkpoint else Position()
         self.began = time.time()
-        harvesting.wait_for_first_chunks(ready.sources, ready.hooks)
         self.stores = ready.sources.open(ready.hooks)
-        stores.check_rows(self.stores, ready.sweep.train.batch_size)
+        self.checkpoints = Checkpoints(layout.checkpoints)
+        self.record = Record(layout, ready)
 
-    def run(self, checkpoint: Checkpoint | None) -> Run:
+    def begin(self, beginning: Beginning | None, as_written: bool, discard: bool) -> None:
+        """Check the stores, then write what a run begins with, or heed what it began with."""
+        activations, train = self.ready.sweep.activations, self.ready.sweep.train
+        stores.check_rows(self.stores, train.batch_size)
+        if beginning is not None:
+            beginning.check(self.stores)
+        self.as_written = as_written
+        ahead = [round for round in self._more()[0] if round.number >= self.position.round]
+        refuse_discarded(self.stores, ahead, activations.recipe)
+        self.beginning = beginning or Beginning.of(self.ready, self.stores, as_written)
+        self.record.start(self.beginning, self.stores)
+        self.checkpoints.clean(self.checkpoint)
+        shutil.rmtree(self.layout.features, ignore_errors=True)  # of an interrupted evaluation
+        if discard:
+            deletes = Discard(self.stores, lambda: self._more()[0], self.checkpoints)
+            self.observer = Observers(self.observer, deletes)
+
+    def train(self, signals: Signals) -> None:
         """Train, evaluate, write the tables; keep `run.json` true whatever happens."""
         members = {member.id: member for member in self.ready.members}
-        record = Record.start_or_continue(self.layout, self.ready, self.stores, checkpoint)
         log = MetricsLog(self.layout.metrics)
         ledger = Ledger(log, len(self.ready.plan.devices), members, self.observer)
-        if checkpoint is not None:
-            ledger.restore(checkpoint.position.round, checkpoint.notes)
+        if self.checkpoint is not None:
+            ledger.restore(self.checkpoint)
         else:
             log.cut(0)
-        checkpoints = Checkpoints(self.layout.checkpoints)
-        checkpoints.clean()
-        dispatcher = self._dispatcher(checkpoints, ledger, record, checkpoint)
+        dispatcher = signals.dispatcher = self._dispatcher(ledger)
         self.observer.opened(self.layout.folder)
-        self._announce(checkpoint)
+        self._announce()
         try:
-            with _signals(dispatcher):
-                evaluated = dispatcher.run(checkpoint)
-            self._finish(evaluated, ledger, dispatcher, record)
-        except Interrupted:
-            record.end("interrupted")
+            evaluated = dispatcher.run(self.checkpoint)
+            self._finish(evaluated, ledger, dispatcher)
+        except (Interrupted, KeyboardInterrupt):
+            self.record.end("interrupted")
             raise
         except BaseException:
-            record.end("failed")
+            self.record.end("failed")
             raise
         finally:
             self.observer.ended()
-        own = {member.signature: resolve(member.signature) for member in self.ready.members}
-        return Run(self.layout.folder, own)
 
-    def _dispatcher(
-        self,
-        checkpoints: Checkpoints,
-        ledger: Ledger,
-        record: Record,
-        checkpoint: Checkpoint | None,
-    ) -> Dispatcher:
-        train = self.ready.sweep.train
-        sources = {h: Source(str(s.path), record.units[h]) for h, s in self.stores.items()}
-        folder = str(checkpoint.folder) if checkpoint else None
-        plan = self.ready.plan
+    def _dispatcher(self, ledger: Ledger) -> Dispatcher:
+        train, plan, known = self.ready.sweep.train, self.ready.plan, self.beginning
+        sources = {
+            hook: Source(str(store.path), known.units[hook], known.variance[hook])
+            for hook, store in self.stores.items()
+        }
+        folder = str(self.checkpoint.folder) if self.checkpoint else None
         specs = [
             WorkerSpec(device, tasks, train, sources, folder)
             for device, tasks in zip(plan.devices, plan.tasks, strict=True)
         ]
         return Dispatcher(
             specs,
-            checkpoints=checkpoints,
+            checkpoints=self.checkpoints,
             keep=train.keep_checkpoints,
             every=train.checkpoint_every,
             features=self.layout.features,
@@ -159,47 +180,56 @@ class _Training:
             more=self._more,
         )
 
-    def _more(self) -> tuple[list[Any], bool]:
+    def _more(self) -> tuple[list[Round], bool]:
         """All rounds that are known, and whether there will be no others."""
-        complete = self.harvesting.done()
+        complete = self.harvesting.done()  # asked before the stores are read
         for store in self.stores.values():
             store.refresh()
         chunks = {h: [c.index for c in s.chunks()] for h, s in self.stores.items()}
+        train = self.ready.sweep.train
         if complete:
-            return self.ready.rounds(chunks, as_written=self.harvesting.streams), True
+            return rounds(
+                chunks, epochs=train.epochs, seed=train.seed, as_written=self.as_written
+            ), True
         together = min(len(indices) for indices in chunks.values())
         first = {hook: indices[:together] for hook, indices in chunks.items()}
-        train = self.ready.sweep.train
-        from ensemble_sae.dispatch.schedule import rounds
-
         return rounds(first, epochs=1, seed=train.seed, as_written=True), False
 
-    def _announce(self, checkpoint: Checkpoint | None) -> None:
-        train = self.ready.sweep.train
-        by_hook = {h: train.epochs * s.rows() for h, s in self.stores.items()}
-        plan = self.ready.plan
-        reads = [{t.group.hook for t in tasks} for tasks in plan.tasks]
-        work = sum(by_hook[hook] for hooks in reads for hook in hooks)
-        steps = checkpoint.step if checkpoint else 0
-        done = sum(steps * train.batch_size for hooks in reads for _ in hooks)
-        self.observer.started(plan, sum(by_hook.values()), work, done)
+    def _announce(self) -> None:
+        """Tell the observer how much there is to do, and how much of it was done before."""
+        train, plan = self.ready.sweep.train, self.ready.plan
+        known, complete = self._more()
+        total, done = dict.fromkeys(self.stores, 0), dict.fromkeys(self.stores, 0)
+        for round in known:
+            for hook, item in round.items.items():
+                rows = self.stores[hook].meta.chunks[item.chunk].rows
+                rows -= rows % train.batch_size
+                total[hook] += rows
+                if round.number < self.position.round:
+                    done[hook] += rows
+                elif round.number == self.position.round:
+                    done[hook] += self.position.batch * train.batch_size
+        recipe = self.ready.sources.recipe
+        if not complete and recipe is not None and recipe.rows is not None:
+            expected = int(recipe.rows * (1 - recipe.held_out)) * train.epochs
+            total = {hook: max(rows, expected) for hook, rows in total.items()}
+        read = [hook for tasks in plan.tasks for hook in {task.group.hook for task in tasks}]
+        work, before = sum(total[hook] for hook in read), sum(done[hook] for hook in read)
+        self.observer.started(plan, sum(total.values()), work, before)
 
     def _finish(
-        self,
-        evaluated: list[dict[str, Any]],
-        ledger: Ledger,
-        dispatcher: Dispatcher,
-        record: Record,
+        self, evaluated: list[dict[str, Any]], ledger: Ledger, dispatcher: Dispatcher
     ) -> None:
+        members, groups = self.ready.members, self.ready.whole_groups
         status = {
             m.id: f"frozen at step {ledger.frozen[m.id]}" if m.id in ledger.frozen else "trained"
-            for m in self.ready.members
+            for m in members
         }
-        table = results.make_table(self.ready.members, self.ready.groups, status, evaluated)
+        table = results.make_table(members, groups, status, evaluated)
         results.write_table(self.layout, table)
-        results.write_members(self.layout, self.ready.groups, status)
+        results.write_members(self.layout, groups, status)
         self.observer.finished(table)
-        record.end(
+        self.record.end(
             "finished",
             busy_s=ledger.busy_s,
             stall_s=ledger.stall_s,
@@ -226,64 +256,30 @@ def _as_sweep(
         "name": "sweep",
         "activations": dict(activations),
         "train": dict(train or {}),
-        "members": [dict(member) for member in sweep],
+        "members": [{key: _plain(value) for key, value in m.items()} for m in sweep],
     }
     return validate(Sweep, values, where)
 
 
-def _layout(sweep: Sweep, run: str | Path | None, resume: bool) -> Layout:
-    folder = Path(run) if run is not None else default_run_folder(sweep)
-    if resume:
-        if not Layout(folder).exists():
-            raise UserError(
-                "There is no run to resume.",
-                where=str(folder),
-                next_step="--run FOLDER names the run; without --resume a new one begins",
-            )
-        return Layout(folder)
-    if run is None:
-        return Layout(next_free(folder))
-    if Layout(folder).exists():
-        raise UserError(
-            "This folder already holds a run.",
-            where=str(folder),
-            next_step="--resume goes on with it; another --run begins a new one",
-        )
-    return Layout(folder)
+def _plain(value: Any) -> Any:
+    """A class as the name that a worker can import, a NumPy number as Python's."""
+    if isinstance(value, type):
+        return name_of(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
-def _checkpoint(
-    layout: Layout, sweep: Sweep, resume: bool, observer: Observer
-) -> Checkpoint | None:
-    if not resume:
-        return None
-    same_sweep(layout, sweep)
+def _latest(layout: Layout, observer: Observer) -> Checkpoint | None:
     checkpoints = Checkpoints(layout.checkpoints)
-    found = checkpoints.latest()
-    for error in checkpoints.damaged:
+    found = checkpoints.latest() if layout.exists() else None
+    for error in checkpoints.damaged if layout.exists() else []:
         observer.warning(f"a damaged checkpoint is passed over: {error}")
     return found
 
 
-@contextmanager
-def _signals(dispatcher: Dispatcher) -> Iterator[None]:
-    """SIGINT and SIGTERM pause and save; a second one ends at once."""
-
-    def handle(number: int, frame: Any) -> None:
-        if dispatcher.signal:
-            raise KeyboardInterrupt
-        dispatcher.interrupt(number)
-
-    try:
-        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (a notebook's, say): signals stay who they were
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _opened(layout: Layout) -> Run:
+    """The run, with the signatures of its own."""
+    run = Run(layout.folder, {})
+    return Run(layout.folder, {name: resolve(name) for name in set(run.members["signature"])})
 
 
 __all__ = ["Activations", "Interrupted", "run_sweep"]

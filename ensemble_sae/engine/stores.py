@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble_sae.config.recipe import Recipe, load_recipe
+from ensemble_sae.config.recipe import AnyRecipe, load_recipe
 from ensemble_sae.data.location import store_path
 from ensemble_sae.data.meta import META
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.errors import UserError
+from ensemble_sae.lm.makers import maker
 from ensemble_sae.sweep.schema import Activations
 
 
@@ -20,7 +21,7 @@ class Sources:
 
     paths: Mapping[str, Path]
     widths: Mapping[str, int]
-    recipe: Recipe | None
+    recipe: AnyRecipe | None
     there: bool  # all of them are on the disk and complete
 
     def open(self, hooks: set[str]) -> dict[str, ChunkStore]:
@@ -39,12 +40,11 @@ def locate(activations: Activations, data_dir: Path) -> Sources:
         return _from_folder(Path(activations.store))
     assert activations.recipe is not None
     recipe = load_recipe(activations.recipe)
-    from ensemble_sae.lm.harvest import finished, widths
-
+    make = maker(recipe)
     paths = {hook: store_path(data_dir, recipe.name, hook) for hook in recipe.hooks}
-    done = finished(recipe, data_dir)
+    done = make.finished(recipe, data_dir)
     known = {hook: s.d_activation for hook, s in zip(paths, done, strict=True)} if done else None
-    return Sources(paths, known or widths(recipe), recipe, bool(done))
+    return Sources(paths, known or make.widths(recipe), recipe, bool(done))
 
 
 def _from_folder(folder: Path) -> Sources:

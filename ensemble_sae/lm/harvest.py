@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.data.disk import check_disk
 from ensemble_sae.data.location import store_path
 from ensemble_sae.data.meta import DTYPES, META
+from ensemble_sae.data.progress import Progress
 from ensemble_sae.data.statistics import finite_rows
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.data.writer import StoreWriter, check_same
@@ -33,23 +33,6 @@ from ensemble_sae.randomness import permutation
 
 _COLUMN_BYTES = 12  # tokens, positions, documents: int32 each
 _EXAMPLES = 20  # documents with non-finite rows that are named
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a harvest is; rows are counted once, not once per hook."""
-
-    rows: int  # done, those of earlier calls too
-    rows_total: int | None  # None: until the data set ends
-    rows_per_second: float  # of this call
-    chunk: int  # the chunk in the making
-
-    @property
-    def seconds_left(self) -> float | None:
-        """The estimate at the present speed; None if it cannot be known."""
-        if self.rows_total is None or not self.rows_per_second:
-            return None
-        return (self.rows_total - self.rows) / self.rows_per_second
 
 
 def harvest(
@@ -234,9 +217,7 @@ class _Harvest:
     def _report(self, index: int, rows: int) -> None:
         rows += self.rows
         seconds = time.monotonic() - self.start
-        self.on_progress(
-            Progress(rows, self.recipe.rows, (rows - self.rows_before) / seconds, index)
-        )
+        self.on_progress(Progress(rows, self.recipe.rows, (rows - self.rows_before) / seconds))
 
 
 def _paths(recipe: Recipe, data_dir: str | Path) -> dict[str, Path]:

@@ -263,9 +263,11 @@ class Checkpoints:
             "notes": notes,
         }
         write_json(folder / MANIFEST, manifest)
-        final = self.folder / f"step-{max(part.step for part in parts):010d}"
-        if final.exists():  # the same step again, after an interruption: the newer one stays
-            shutil.rmtree(final)
+        keep = {MANIFEST, *(part.file for part in parts)}
+        for leftover in folder.iterdir():  # of a worker that was killed while it wrote
+            if leftover.name not in keep:
+                leftover.unlink()
+        final = self._free_name(max(part.step for part in parts))
         os.replace(folder, final)
         sync_folder(self.folder)
         return Checkpoint(final, parts, notes)
@@ -273,9 +275,28 @@ class Checkpoints:
     def prune(self, keep: int) -> None:
         """Remove all but the `keep` newest."""
         for folder in sorted(self.folder.glob("step-*"))[:-keep]:
-            shutil.rmtree(folder)
+            hidden = folder.with_name(f"{TEMPORARY}{folder.name}")
+            os.replace(folder, hidden)  # at once, so that nobody meets half of it
+            shutil.rmtree(hidden)
 
-    def clean(self) -> None:
-        """Remove what an interrupted writer left behind."""
+    def clean(self, newest: Checkpoint | None) -> None:
+        """Remove what an interrupted writer left behind, before going on from `newest`.
+
+        Damaged checkpoints behind it are put aside: they must not count as the newest ones.
+        """
         for folder in self.folder.glob(f"{TEMPORARY}*"):
             shutil.rmtree(folder, ignore_errors=True)
+        for folder in sorted(self.folder.glob("step-*")):
+            if newest is None or folder.name > newest.folder.name:
+                aside = folder.with_name(f"damaged-{folder.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(folder, aside)
+
+    def _free_name(self, step: int) -> Path:
+        """`step-0000001536`; an interruption may save the same step again: `...1536.001`."""
+        name = f"step-{step:010d}"
+        there = sorted(self.folder.glob(f"{name}*"))
+        if not there:
+            return self.folder / name
+        again = int(there[-1].suffix.removeprefix(".") or 0) + 1
+        return self.folder / f"{name}.{again:03d}"

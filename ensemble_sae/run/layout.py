@@ -11,6 +11,7 @@ features/        per group: how often and how strongly each feature fires, at th
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,10 @@ from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.files import read_json
 
 SCHEMA_VERSION = 1
+
+
+class Busy(UserError):
+    """Another process is writing this run."""
 
 
 class Layout:
@@ -46,14 +51,14 @@ class Layout:
         """Hold the run for writing; the operating system lets go when the process ends.
 
         Raises:
-            UserError: another process is writing this run.
+            Busy: another process is writing this run.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(
+            raise Busy(
                 "Another process is training into this run.",
                 where=str(self.folder),
                 next_step="wait for it, or give another folder with --run",
@@ -85,10 +90,8 @@ def read_versioned(path: Path) -> dict[str, Any]:
     return value
 
 
-def next_free(folder: Path) -> Path:
-    """`folder`, or `folder-2`, `folder-3`, ... : the first that holds no run."""
-    candidate, number = folder, 1
-    while Layout(candidate).exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
+def numbered(folder: Path) -> Iterator[Path]:
+    """`folder`, `folder-2`, `folder-3`, ..."""
+    yield folder
+    for number in itertools.count(2):
+        yield folder.with_name(f"{folder.name}-{number}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,17 @@ class MetricsLog:
         self.path = path
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Add rows at the end."""
+        """Add rows at the end; they are on the disk before a checkpoint behind them can be."""
         text = "".join(_line(row) for row in rows)
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rows_from(self, first_round: int) -> list[Row]:
+        """The rows of `first_round` and later."""
+        there = self.path.is_file()
+        return [row for row in read_rows(self.path) if row["round"] >= first_round] if there else []
 
     def cut(self, first_round: int) -> None:
         """Keep only complete rows of rounds before `first_round`."""
@@ -41,7 +49,7 @@ class MetricsLog:
 def read_rows(path: Path) -> list[Row]:
     """All complete rows; a last line that was cut short by a crash is passed over."""
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
@@ -49,8 +57,10 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def finite(row: Row) -> Row:
+    """The row with None where a value is not finite, as JSON needs it."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
 def _line(row: Row) -> str:
-    finite = {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    return json.dumps(finite(row), allow_nan=False) + "\n"

@@ -55,7 +55,7 @@ class Run:
         self.status = read_versioned(self._layout.status)
         self._signatures = {**BUILTIN, **signatures}
         self._entries = self._read_entries()
-        self._members = {entry.id: entry for entry in self._entries}
+        self._members = {entry.id: entry.member() for entry in self._entries}
         self._table = self._make_table()
 
     @property
@@ -75,7 +75,8 @@ class Run:
 
         from ensemble_sae.run.metrics import read_rows
 
-        return pd.DataFrame(read_rows(self._layout.metrics))
+        path = self._layout.metrics
+        return pd.DataFrame(read_rows(path) if path.is_file() else [])
 
     def sae(self, member: int, *, checkpoint: Checkpoint | None = None, device: str = "cpu") -> Sae:
         """Load one member, by id, from the latest checkpoint or a given one.
@@ -191,6 +192,9 @@ class _Entry(Member):
 
     group: str
     status: str
+
+    def member(self) -> Member:
+        return Member(**{name: getattr(self, name) for name in Member.__dataclass_fields__})
 
 
 _Entries = Annotated[list[_Entry], Field(min_length=1)]

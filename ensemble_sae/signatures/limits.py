@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
+
+LARGEST = 1e30  # far from where float32 ends, so that one step of it is still finite
 
 
 class Limit(NamedTuple):
-    """`low <= value < inf`, or `low < value < inf` where `open_below`."""
+    """`low <= value <= LARGEST`, or `low < value <= LARGEST` where `open_below`."""
 
     low: float
     open_below: bool
@@ -15,10 +16,10 @@ class Limit(NamedTuple):
 
     def allows(self, value: float) -> bool:
         above = value > self.low if self.open_below else value >= self.low
-        return above and math.isfinite(value)
+        return above and value <= LARGEST
 
 
-NON_NEGATIVE = Limit(0.0, False, "a finite number >= 0")
-POSITIVE = Limit(0.0, True, "a finite number > 0")
+NON_NEGATIVE = Limit(0.0, False, f"a finite number >= 0, up to {LARGEST:g}")
+POSITIVE = Limit(0.0, True, f"a finite number > 0, up to {LARGEST:g}")
 
 LIMITS = {"l1": NON_NEGATIVE, "bias_decay": NON_NEGATIVE}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from inspect import Parameter
 from typing import Any
 
@@ -255,7 +256,8 @@ def _with_names(drafts: list[Member]) -> list[Member]:
         words += [f"{f}={getattr(draft, f)}" for f, different in varies.items() if different]
         values = {**asdict(draft), "id": index, "name": " ".join(words)}
         members.append(Member(**values))
-    return members
+    times = Counter(member.name for member in members)  # values closer than a name has digits
+    return [m if times[m.name] == 1 else replace(m, name=f"{m.name} #{m.id}") for m in members]
 
 
 def _named(name: str, value: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ensemble_sae.config.builtin import find
-from ensemble_sae.config.strict import Strict, read_toml, validate
+from ensemble_sae.config.strict import Refused, Strict, read_toml, validate
 from ensemble_sae.errors import UserError
 
 Count = Annotated[int, Field(ge=1)]
@@ -32,7 +32,7 @@ class Activations(Strict):
     @model_validator(mode="after")
     def _one_source(self) -> Activations:
         if (self.recipe is None) == (self.store is None):
-            raise UserError(
+            raise Refused(
                 "Activations come from a recipe or from a store.",
                 found="both" if self.recipe else "neither",
                 allowed='recipe = "embedded", or store = "path/to/folder"',
@@ -60,7 +60,7 @@ class Train(Strict):
     @classmethod
     def _decay_rates(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
-            raise UserError(
+            raise Refused(
                 "Adam's betas are decay rates.", found=str(list(betas)), allowed="0 <= beta < 1"
             )
         return betas
@@ -83,7 +83,7 @@ class Sweep(Strict):
     @model_validator(mode="after")
     def _something_to_train(self) -> Sweep:
         if not self.grid and not self.members:
-            raise UserError("A sweep needs members.", allowed="a [grid], or [[members]], or both")
+            raise Refused("A sweep needs members.", allowed="a [grid], or [[members]], or both")
         return self
 
 

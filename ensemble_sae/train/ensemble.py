@@ -105,7 +105,8 @@ class FunctionalEnsemble:
 
     def members(self) -> list[tuple[Tensors, Tensors]]:
         """Each member's params and buffers, as views into the stack."""
-        return list(zip(stacking.unstack(self.params), stacking.unstack(self.buffers), strict=True))
+        params, buffers = (stacking.unstack(t, self.size) for t in (self.params, self.buffers))
+        return list(zip(params, buffers, strict=True))
 
     def state_dict(self) -> Tensors:
         """Everything that the next step depends on, as flat names -> tensors.

@@ -41,9 +41,9 @@ def stack(members: Sequence[Tensors]) -> Tensors:
     return {name: torch.stack([member[name] for member in members]) for name in first}
 
 
-def unstack(stacked: Tensors) -> list[Tensors]:
-    """A stack `[K, ...]` -> `K` dicts that share its memory."""
-    return [{name: t[k] for name, t in stacked.items()} for k in range(members_in(stacked))]
+def unstack(stacked: Tensors, members: int) -> list[Tensors]:
+    """A stack `[K, ...]` -> `K` dicts that share its memory; the stack may be empty of tensors."""
+    return [{name: t[k] for name, t in stacked.items()} for k in range(members)]
 
 
 def slice_of(stacked: Tensors, start: int, stop: int) -> Tensors:

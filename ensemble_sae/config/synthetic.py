@@ -1,0 +1,42 @@
+"""The schema of recipes for synthetic rows, whose true features are known."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from ensemble_sae.config.strict import Strict
+
+Distribution = Literal["uncorrelated", "correlated"]
+
+
+class SyntheticRecipe(Strict):
+    """Rows that are sparse sums of random unit directions; one store per distribution."""
+
+    kind: Literal["synthetic"]
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the stores' folder")
+    hooks: tuple[Distribution, ...] = Field(
+        ("uncorrelated", "correlated"), min_length=1, strict=False, description="one store for each"
+    )
+    d_activation: int = Field(256, ge=1, description="values per row")
+    n_features: int = Field(512, ge=1, description="true features")
+    decay: float = Field(0.99, gt=0, le=1, description="feature i is decay**i as frequent")
+    mean_active: float = Field(5.0, gt=0, description="features per row, on average")
+    noise: float = Field(0.0, ge=0, description="standard deviation of dense Gaussian noise")
+    rows: int = Field(ge=2, description="rows to write, held-out ones too")
+    chunk_rows: int = Field(65_536, ge=1, description="rows per chunk, at most")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="as stored")
+    held_out: float = Field(0.05, ge=0, lt=1, description="share of the rows")
+    seed: int = Field(0, ge=0, description="of the features and of the rows")
+
+    @field_validator("hooks")
+    @classmethod
+    def _once_each(cls, hooks: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(hooks)) != len(hooks):
+            raise ValueError("each distribution once")
+        return hooks
+
+    def source(self, hook: str) -> dict[str, Any]:
+        """What the rows depend on: written to the store, compared before it is used again."""
+        return {"hook": hook, **self.model_dump(exclude={"name", "hooks"})}

@@ -1,0 +1,237 @@
+"""What people see while a sweep trains and when it ends; wandb, which may fail as it likes."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+import time
+import types
+
+import pytest
+from rich.console import Console
+
+from ensemble_sae.dispatch.devices import Device
+from ensemble_sae.dispatch.observer import Observer, Observers
+from ensemble_sae.dispatch.planner import plan
+from ensemble_sae.engine import results, wandb_log
+from ensemble_sae.engine.display import Display
+from ensemble_sae.engine.wandb_log import WandbLog, resolve_mode
+from ensemble_sae.errors import UserError
+from ensemble_sae.sweep import Sweep, expand, groups_of
+
+
+@pytest.fixture
+def sweep():
+    values = {
+        "name": "mine",
+        "activations": {"store": "data/mine"},
+        "grid": [{"signature": ["tied", "untied"], "dict_ratio": [2], "l1": [1e-3, 1e-2]}],
+    }
+    members = expand(Sweep.model_validate(values), {"hook": 8})
+    groups = groups_of(members)
+    devices = [Device("cpu", 0, 2**30, 1)]
+    made = plan(
+        groups,
+        devices,
+        batch_size=4,
+        parameters=dict.fromkeys([g.name for g in groups], 9),
+        chunk_bytes=0,
+    )
+    return members, groups, made
+
+
+def console(terminal=False):
+    out = io.StringIO()
+    return Console(file=out, force_terminal=terminal, width=100, color_system=None), out
+
+
+def row(member, **values):
+    return {"round": 0, "step": 3, "member": member, "loss": 1.0, "mse": 0.5, "l0": 2.0, **values}
+
+
+def test_plain_lines_show_speed_ranges_and_frozen_members(sweep):
+    members, _, made = sweep
+    shown, out = console()
+    display = Display(shown)
+    display.started(made, rows=1000, work=1000, done=0)
+    display.frozen(members[1], 812)
+    display.progress(10, 40, {})
+    time.sleep(0.01)
+    display._last_line = -math.inf
+    display.progress(90, 360, {"a": {"l0": [1.0, 7.5, math.nan], "fvu": [0.25, 0.5]}})
+    display.ended()
+    text = out.getvalue()
+    assert f"member 1 ({members[1].name}): loss or gradient not finite at step 812" in text
+    line = text.splitlines()[-1]
+    assert "100 of 1,000 rows" in line
+    assert "SAE-rows/s" in line
+    assert "L0 1.0..7.5" in line
+    assert "FVU 0.250..0.500" in line
+    assert "1 frozen" in line
+    assert " left" in line
+
+
+def test_the_panel_on_a_terminal_names_every_group(sweep):
+    _, _, made = sweep
+    shown, out = console(terminal=True)
+    display = Display(shown)
+    display.started(made, rows=1000, work=1000, done=500)
+    means = {"l0": [1.0, 2.0], "fvu": [0.1, 0.2]}
+    display.progress(10, 40, {"tied-n16": means, "untied-n16": means})
+    display.progress(10, 40, {})
+    display._live.refresh()
+    display.ended()
+    assert "tied-n16" in out.getvalue()
+    assert "520 of 1,000 rows" in out.getvalue()
+
+
+def test_the_table_marks_the_frontier_and_shows_only_what_varies(sweep):
+    members, groups, _ = sweep
+    status = dict.fromkeys(range(4), "trained") | {3: "frozen at step 5"}
+    evaluated = [
+        {"id": 0, "fvu": 0.1, "l0": 5.0, "dead": 0.0},
+        {"id": 1, "fvu": 0.4, "l0": 2.0, "dead": 0.25},
+        {"id": 2, "fvu": 0.2, "l0": 6.0, "dead": 0.0},
+        {"id": 3, "fvu": math.nan, "l0": math.nan, "dead": math.nan},
+    ]
+    table = results.make_table(members, groups, status, evaluated)
+    assert table["pareto"].tolist() == [True, True, False, False]
+    assert {"signature", "l1", "dict_ratio", "bias_decay", "fvu", "l0", "dead"} <= set(table)
+    shown, out = console()
+    results.print_table(table, shown)
+    text = out.getvalue()
+    assert "bias decay" not in text  # the same everywhere
+    assert "ratio" not in text
+    assert "frozen at step 5" in text
+    assert "Pareto-best: 2 of 4" in text
+    assert "nan" not in text
+    assert "25.0%" in text
+
+
+def test_an_observer_that_fails_is_left_out_and_the_others_go_on():
+    heard = []
+
+    class Good(Observer):
+        def evaluating(self):
+            heard.append("evaluating")
+
+        def warning(self, text):
+            heard.append(text)
+
+    class Bad(Observer):
+        def evaluating(self):
+            raise ValueError("no")
+
+    both = Observers(Bad(), Good())
+    both.evaluating()
+    both.evaluating()
+    assert heard.count("evaluating") == 2
+    assert len([h for h in heard if "Bad failed and is left out" in h]) == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "offline"),
+        ({"WANDB_API_KEY": "x" * 40}, "online"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40}, "offline"),
+        ({"WANDB_MODE": "disabled"}, "off"),
+    ],
+)
+def test_auto_is_online_only_when_logged_in(monkeypatch, tmp_path, environment, expected):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve_mode("auto") == expected
+
+
+def test_an_unknown_wandb_mode_lists_the_known_ones():
+    with pytest.raises(UserError, match="auto, online, offline, off"):
+        resolve_mode("onlin")
+
+
+class FakeRun:
+    def __init__(self, **options):
+        self.options, self.logged, self.summary, self.finished = options, [], {}, False
+
+    def log(self, values, step=None):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    fake = types.ModuleType("wandb")
+    fake.runs = []
+    fake.Settings = lambda **settings: settings
+    fake.Table = lambda columns, data: (columns, data)
+
+    def init(**options):
+        fake.runs.append(FakeRun(**options))
+        return fake.runs[-1]
+
+    fake.init = init
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    return fake
+
+
+def play(log, sweep, folder, rounds=2):
+    members, groups, made = sweep
+    log.opened(folder)
+    log.started(made, rows=100, work=100, done=0)
+    for number in range(rounds):
+        log.progress(10, 40, {})
+        log.round_done(number, [row(m.id) for m in members])
+    evaluated = [{"id": m.id, "fvu": 0.1, "l0": 5.0, "dead": 0.0} for m in members]
+    log.finished(results.make_table(members, groups, dict.fromkeys(range(4), "trained"), evaluated))
+    log.ended()
+
+
+def test_hundreds_of_members_share_one_wandb_run(sweep, wandb, tmp_path):
+    play(WandbLog("offline", "project", print), sweep, tmp_path)
+    (run,) = wandb.runs
+    assert run.options["mode"] == "offline"
+    assert run.options["group"] == tmp_path.name
+    assert run.finished
+    series = run.logged[0][1]
+    assert "l0/tied l1=1.0e-3 r=2 bd=0" in series
+    assert all("member" not in name for name in series)
+
+
+def test_few_long_members_have_a_wandb_run_each(sweep, wandb, tmp_path, monkeypatch):
+    monkeypatch.setattr(wandb_log, "OPENING_S", 0.0)
+    play(WandbLog("offline", "project", print), sweep, tmp_path)
+    names = {run.options["name"] for run in wandb.runs}
+    assert names == {member.name for member in sweep[0]}
+    first = wandb.runs[0]
+    assert [step for step, _ in first.logged] == [0, 1]
+    assert first.summary["held_out/fvu"] == 0.1
+    ids = [run.options["id"] for run in wandb.runs]
+    play(WandbLog("offline", "project", print), sweep, tmp_path)
+    assert [run.options["id"] for run in wandb.runs[4:]] == ids  # a resumed sweep continues them
+
+
+def test_a_failing_wandb_is_one_warning(sweep, wandb, tmp_path):
+    def fail(**options):
+        raise ConnectionError("no network")
+
+    wandb.init = fail
+    warnings = []
+    play(WandbLog("online", "project", warnings.append), sweep, tmp_path)
+    assert len(warnings) == 1
+    assert "no network" in warnings[0]
+
+
+def test_a_hanging_wandb_does_not_hold_the_end(sweep, wandb, tmp_path, monkeypatch):
+    monkeypatch.setattr(wandb_log, "PATIENCE_S", 0.1)
+    wandb.init = lambda **options: time.sleep(5)
+    warnings = []
+    began = time.monotonic()
+    play(WandbLog("online", "project", warnings.append), sweep, tmp_path)
+    assert time.monotonic() - began < 3
+    assert "did not finish" in warnings[0]
