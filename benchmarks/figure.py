@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, ScalarFormatter
+from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 # Okabe and Ito's colours: told apart by all kinds of colour vision, and by marker
 STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D")]
@@ -18,19 +18,24 @@ LINES = {"kept": "-", "returned": "--"}
 def draw(report: dict[str, Any], path: Path) -> None:
     """Write `path` as PNG and SVG."""
     with mpl.rc_context({"font.size": 11, "svg.hashsalt": "throughput", "axes.axisbelow": True}):
-        figure = Figure(figsize=(10.5, 4.6), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(10.5, 4.8), layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
-        _speedups(left, report["steps"])
+        shapes = _speedups(left, report["steps"])
         _shares(right, next(iter(report["steps"].values())))
-        figure.suptitle(f"{report['about']['hardware']}, float32", fontsize=11)
+        title = f"{report['about']['hardware']}, float32"
+        figure.legend(
+            shapes.values(), shapes, loc="outside lower center", ncols=4, title=title, frameon=False
+        )
         figure.savefig(path.with_suffix(".png"), dpi=160)
         figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
 
 
-def _speedups(axes: Axes, steps: dict[str, list[dict[str, Any]]]) -> None:
+def _speedups(axes: Axes, steps: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The left half; returns what stands for each shape."""
+    shapes: dict[str, Any] = {}
     for setting, cells in steps.items():
         for (shape, own), (colour, marker) in zip(_by_shape(cells).items(), STYLES, strict=False):
-            axes.errorbar(
+            drawn = axes.errorbar(
                 [cell["members"] for cell in own],
                 *_with_bars([cell["speedup_over"]["loop"] for cell in own]),
                 color=colour,
@@ -38,8 +43,8 @@ def _speedups(axes: Axes, steps: dict[str, list[dict[str, Any]]]) -> None:
                 linestyle=LINES[setting],
                 markerfacecolor=colour if setting == "kept" else "white",
                 capsize=2,
-                label=shape if setting == "kept" or len(steps) == 1 else None,
             )
+            shapes.setdefault(shape, drawn)
     for setting in steps:
         words = {"kept": "freed memory kept", "returned": "returned to the system"}[setting]
         axes.plot([], [], color="#555555", linestyle=LINES[setting], label=words)
@@ -48,10 +53,12 @@ def _speedups(axes: Axes, steps: dict[str, list[dict[str, Any]]]) -> None:
     axes.set_ylabel("loop's time / ensemble's time")
     axes.set_ylim(bottom=0)
     _finish(axes)
+    return shapes
 
 
 def _shares(axes: Axes, cells: list[dict[str, Any]]) -> None:
-    for (shape, own), (colour, marker) in zip(_by_shape(cells).items(), STYLES, strict=False):
+    """The right half."""
+    for own, (colour, marker) in zip(_by_shape(cells).values(), STYLES, strict=False):
         members = [cell["members"] for cell in own]
         for name, filled in (("ensemble", True), ("loop", False)):
             axes.errorbar(
@@ -62,7 +69,6 @@ def _shares(axes: Axes, cells: list[dict[str, Any]]) -> None:
                 linestyle="-" if filled else ":",
                 markerfacecolor=colour if filled else "white",
                 capsize=2,
-                label=shape if filled else None,
             )
     for words, style in (("ensemble", "-"), ("loop", ":")):
         axes.plot([], [], color="#555555", linestyle=style, label=words)
@@ -92,7 +98,7 @@ def _with_bars(quartiles: list[list[float]]) -> tuple[list[float], list[list[flo
 
 def _finish(axes: Axes) -> None:
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
     axes.set_xlabel("members trained at once")
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)

@@ -124,7 +124,7 @@ def choose_contestants(grid: str, device: torch.device) -> tuple[list[str], list
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    """Hardware, versions, date and command."""
+    """Hardware, versions, date and command (without the folder that the results go to)."""
     packages = {p: importlib.metadata.version(p) for p in ("ensemble-sae", "torch", "torchopt")}
     device = torch.device(options.device)
     gpu = [f"{torch.cuda.get_device_name(device)}, "] if device.type == "cuda" else []
@@ -158,12 +158,12 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def main(arguments: list[str]) -> None:
-    """Parse, measure, show, write."""
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """What to measure, and where to write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     size = parser.add_mutually_exclusive_group()
     for grid, words in (
-        ("quick", "few members of the large shapes, short (the default)"),
+        ("quick", "few members of the large shapes, short (the default on a CPU)"),
         ("full", "all numbers of members, long"),
         ("tiny", "seconds: to see that it works"),
     ):
@@ -173,10 +173,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--signature", choices=["untied", "tied", "affine"], help="for all shapes")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder to write into")
     options = parser.parse_args(arguments)
-    options.command = arguments
-    default = "quick" if options.device == "cpu" else "full"
+    options.command = [word for word in arguments if word not in ("--out", str(options.out))]
+    options.grid = options.grid or ("quick" if options.device == "cpu" else "full")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Measure, show, write."""
+    options = parse(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    report = measure(options.grid or default, options, console)
+    report = measure(options.grid, options, console)
     show.write(report, options.out, console)
 
 

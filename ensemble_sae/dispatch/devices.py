@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from dataclasses import dataclass
@@ -108,6 +109,22 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def hardware() -> str:
+    """What this machine computes with, in words: `2 x NVIDIA H200; AMD EPYC, 16 cores`."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    words = [f"{gpus.count(name)} x {name}" for name in dict.fromkeys(gpus)]
+    return "; ".join([*words, f"{_processor()}, {_cores()} cores"])
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _free_memory() -> int:

@@ -7,6 +7,7 @@ last complete checkpoint and goes through the script from there; the others do n
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from ensemble_sae.run import Checkpoint, Checkpoints, Part
 AHEAD = 2  # commands a worker may have in hand: one it works on, one to prefetch for
 DEATHS = 3  # of one worker without a checkpoint between them, before the run stops
 POLL_S = 0.2
+POLL_MORE_S = 0.5  # between looks for chunks that a harvest has added
 FINAL = -1  # the place "in the script" of the save that an interruption asks for
 
 
@@ -95,6 +97,7 @@ class Dispatcher:
         self.features, self.ledger, self.observer, self.more = features, ledger, observer, more
         self.script: list[Command] = []
         self._complete = False
+        self._ask_at = 0.0
         self._first = 0  # where in the script the work behind `_last` begins
         self._last: Checkpoint | None = None
         self._saving: dict[int, Saving] = {}  # by the place in the script
@@ -151,9 +154,10 @@ class Dispatcher:
 
     def _extend(self) -> None:
         """Add the rounds that have become known to the script."""
-        if self._complete or self.signal:
+        if self._complete or self.signal or time.monotonic() < self._ask_at:
             return
         rounds, self._complete = self.more()
+        self._ask_at = time.monotonic() + POLL_MORE_S
         for round in rounds[sum(isinstance(c, Round) for c in self.script) :]:
             self.script.append(round)
             if (round.number + 1) % self.every == 0:

@@ -99,7 +99,8 @@ class Trainee:
         means = self.ensemble.tally.means()
         if "mse" in means and self._variance > 0:
             means["fvu"] = means["mse"] / self._variance
-        return {name: values.tolist() for name, values in means.items()}
+        # By name: a tally that comes from a checkpoint has forgotten its order.
+        return {name: means[name].tolist() for name in sorted(means)}
 
     def frozen(self) -> dict[int, int]:
         """Frozen members: id -> step."""

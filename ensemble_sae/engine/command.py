@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,16 +88,25 @@ def _wandb(mode: Mode, display: Display) -> list[Observer]:
 
 def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Console) -> int:
     folder = interruption.folder
-    words = ["python -m ensemble_sae.big_sweep", options.sweep, f"--run {folder}", "--resume"]
-    words += [f"--set {setting}" for setting in options.settings]
-    words += [f"--devices {options.devices}"] if options.devices else []
-    words += [f"--gpus {options.gpus}"] if options.gpus else []
-    words += [f"--data-dir {options.data_dir}"] if options.data_dir else []
+    words = ["python", "-m", "ensemble_sae.big_sweep", options.sweep]
+    words += ["--run", str(folder), "--resume"]
+    for setting in options.settings:
+        words += ["--set", setting]
+    values = {
+        "--devices": options.devices,
+        "--gpus": options.gpus,
+        "--threads": options.threads,
+        "--data-dir": options.data_dir,
+    }
+    for name, value in values.items():
+        words += [name, str(value)] if value is not None else []
     words += ["--stream"] if options.stream else []
+    words += ["--discard"] if options.discard else []
+    words += ["--wandb", options.wandb] if options.wandb != "auto" else []
     console.print(
         f"Interrupted; everything is saved in {folder}. To go on:", highlight=False, soft_wrap=True
     )
-    console.print("  " + " ".join(words), highlight=False, soft_wrap=True)
+    console.print(f"  {shlex.join(words)}", highlight=False, soft_wrap=True)
     return 128 + interruption.signal
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ensemble_sae.data.statistics import RunningStatistics
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.data.units import Units
+from ensemble_sae.dispatch.devices import hardware
 from ensemble_sae.engine import results
 from ensemble_sae.engine.prepared import Prepared
 from ensemble_sae.errors import UserError
@@ -78,6 +79,7 @@ class Record:
         self._known: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "versions": versions(),
+            "hardware": hardware(),
             "devices": [device.name for device in ready.plan.devices],
             "threads": [device.threads for device in ready.plan.devices],
             "members": len(ready.members),

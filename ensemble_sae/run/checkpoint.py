@@ -42,7 +42,7 @@ class Position:
 
 
 def _plain(file: str) -> str:
-    if file.startswith(".") or any(c in file for c in "/\\\0:"):
+    if not file or file.startswith(".") or any(c in file for c in "/\\\0:"):
         raise ValueError("a plain file name inside the checkpoint's own folder")
     return file
 

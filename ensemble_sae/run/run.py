@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ class Run:
         config = self._members[member]
         params = checkpoint.member(member, "params/", device)
         buffers = checkpoint.member(member, "buffers/", device)
-        return Sae(config, self._signature(config), params, buffers, self._units(config.hook))
+        units = self._units(config.hook, config.d_activation)
+        return Sae(config, self._signature(config), params, buffers, units)
 
     def select(self, **conditions: Any) -> list[Sae]:
         """Load all members whose columns equal the conditions (a list means any of its values).
@@ -112,7 +114,7 @@ class Run:
         return [self.sae(int(member)) for member in table.index]
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status['status']})"
+        return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status.get('status')})"
 
     def _latest(self) -> Checkpoint:
         found = self.checkpoints
@@ -124,17 +126,19 @@ class Run:
             )
         return found[-1]
 
-    def _units(self, hook: str) -> Units:
+    def _units(self, hook: str, d_activation: int) -> Units:
         known: Any = self.sweep.get("units")
         try:
-            scale, shift = known[hook]["scale"], known[hook]["shift"]
-            return Units(float(scale), tuple(float(value) for value in shift))
+            units = Units(float(known[hook]["scale"]), tuple(map(float, known[hook]["shift"])))
+            if not (0 < units.scale < math.inf and len(units.shift) in (0, d_activation)):
+                raise ValueError(f"scale {units.scale:g}, {len(units.shift)} values in shift")
+            return units
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptFile(
                 "The units that a run was trained in are damaged.",
                 where=f"{self._layout.sweep}: units.{hook}",
                 found=f"{type(error).__name__}: {error}",
-                allowed="scale, a number, and shift, a list of numbers",
+                allowed=f"scale, a number > 0, and shift, a list of {d_activation} or no numbers",
             ) from None
 
     def _signature(self, config: Member) -> type[Any]:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ensemble_sae.signatures import Affine, Tensors, Tied, Untied
 from ensemble_sae.train.gradients import Gradients
+from ensemble_sae.train.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -49,30 +50,33 @@ class ReluFamily:
 
     def __init__(self, form: Form) -> None:
         self.form = form
-        self._kept: dict[tuple[Any, ...], Tensor] = {}
+        self._kept = Kept().array
 
     def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> Gradients:
-        decoder, bias = params["decoder"], params["encoder_bias"]
+        kept, decoder, bias = self._kept, params["decoder"], params["encoder_bias"]
         members, n_dict, d = decoder.shape
         rows = batch.shape[0]
         norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
         norms.masked_fill_(norms == 0, 1)  # as `parts.unit_rows`
-        dictionary = torch.div(decoder, norms, out=self._array("dictionary", decoder))
+        dictionary = torch.div(decoder, norms, out=kept("dictionary", decoder))
         encoder = dictionary if self.form.tied else params["encoder"]
         inputs = self._inputs(params, batch, members)
 
-        code = torch.bmm(inputs, encoder.mT, out=self._array("code", batch, members, rows, n_dict))
+        code = torch.bmm(inputs, encoder.mT, out=kept("code", batch, members, rows, n_dict))
         code.add_(bias[:, None, :]).relu_()
-        residual = torch.bmm(code, dictionary, out=self._array("residual", batch, members, rows, d))
+        residual = torch.bmm(code, dictionary, out=kept("residual", batch, members, rows, d))
         residual.sub_(inputs)  # x^ - x, the centre cancels
-        mean_square = residual.square().mean((1, 2))
+        mean_square = torch.linalg.vector_norm(residual, dim=2).square().sum(1) / (rows * d)
         residual.mul_(2 / (rows * d))
+        mean_l1 = code.sum((1, 2)) / rows
 
-        d_code = torch.bmm(residual, dictionary.mT, out=self._array("d_code", code))
+        d_code = torch.bmm(residual, dictionary.mT, out=kept("d_code", code))
         d_code.add_((buffers["l1"] / rows)[:, None, None])
-        torch.ops.aten.threshold_backward.grad_input(d_code, code, 0, grad_input=d_code)
+        d_dictionary = torch.bmm(code.mT, residual, out=kept("d_dictionary", dictionary))
+        active = code.sign_()  # nowhere negative; the code is spent, its room is free
+        d_code.mul_(active)
 
-        grads = self._weights(params, dictionary, norms, code, residual, d_code, inputs)
+        grads = self._weights(dictionary, norms, d_dictionary, d_code, inputs)
         d_bias, decay = d_code.sum(1), 0.0
         if self.form.decays_bias:
             length = torch.linalg.vector_norm(bias, dim=1)
@@ -83,47 +87,29 @@ class ReluFamily:
         if self.form.centred:
             through_code = torch.bmm(d_code.sum(1, keepdim=True), encoder)[:, 0]
             grads["decoder_bias"] = residual.sum(1) - through_code
-        total = mean_square + buffers["l1"] * code.sum((1, 2)) / rows + decay
-        l0 = torch.sign(code, out=d_code).sum((1, 2)) / rows  # d_code is spent: its room is free
-        return Gradients(grads, total, {"mse": mean_square, "l0": l0})
+        total = mean_square + buffers["l1"] * mean_l1 + decay
+        return Gradients(grads, total, {"mse": mean_square, "l0": active.sum((1, 2)) / rows})
 
     def _inputs(self, params: Tensors, batch: Tensor, members: int) -> Tensor:
         """What the encoder reads, `[K, B, d]`: the shared batch, minus each member's centre."""
         if not self.form.centred:
             return batch.expand(members, *batch.shape)
-        out = self._array("inputs", batch, members, *batch.shape)
+        out = self._kept("inputs", batch, members, *batch.shape)
         return torch.sub(batch, params["decoder_bias"][:, None, :], out=out)
 
     def _weights(
         self,
-        params: Tensors,
         dictionary: Tensor,
         norms: Tensor,
-        code: Tensor,
-        residual: Tensor,
+        d_dictionary: Tensor,
         d_code: Tensor,
         inputs: Tensor,
     ) -> Tensors:
-        """The gradients of D, and of E where it is not D."""
-        d_decoder = torch.bmm(code.mT, residual, out=self._array("d_decoder", dictionary))
-        d_encoder = torch.bmm(d_code.mT, inputs, out=self._array("d_encoder", dictionary))
+        """The gradients of D, in the place of that of D^, and of E where it is not D^."""
+        d_encoder = torch.bmm(d_code.mT, inputs, out=self._kept("d_encoder", dictionary))
         if self.form.tied:
-            d_decoder.add_(d_encoder)
-        along = torch.linalg.vecdot(d_decoder, dictionary).unsqueeze(-1)
-        d_decoder.addcmul_(dictionary, along, value=-1).div_(norms)
-        return (
-            {"decoder": d_decoder}
-            if self.form.tied
-            else {
-                "decoder": d_decoder,
-                "encoder": d_encoder,
-            }
-        )
-
-    def _array(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """A kept array of this name and shape; its contents are whatever was there before."""
-        size = shape or tuple(like.shape)
-        key = (name, size, like.dtype, like.device)
-        if key not in self._kept:
-            self._kept[key] = like.new_empty(size)
-        return self._kept[key]
+            d_dictionary.add_(d_encoder)
+        product = torch.mul(d_dictionary, dictionary, out=self._kept("product", dictionary))
+        along = product.sum(-1, keepdim=True)
+        d_decoder = d_dictionary.addcmul_(dictionary, along, value=-1).div_(norms)
+        return {"decoder": d_decoder} | ({} if self.form.tied else {"encoder": d_encoder})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.train import optimiser as optimisers
-from ensemble_sae.train import stacking
+from ensemble_sae.train import stacking, storage
 from ensemble_sae.train.health import Health
 from ensemble_sae.train.kernels import Kernel, gradient_function
 from ensemble_sae.train.optimiser import Adam
@@ -58,6 +59,7 @@ class FunctionalEnsemble:
         self.size = stacking.members_in(params)
         self.device = lr.device
         self.schedule = schedule or Schedule()
+        self.batch_size, self.kernel = batch_size, kernel
         self.optimiser = optimiser or Adam()
         self.step_count = 0
         self.grad_clip = torch.full_like(lr, NO_CLIP) if grad_clip is None else grad_clip
@@ -65,7 +67,7 @@ class FunctionalEnsemble:
         self.health = Health(self.size, self.device)
         self.tally = Tally(self.size, self.device)
         self._gradients = gradient_function(signature, kernel)
-        self._project = optional(signature, "project")
+        self._project = _projection(signature, params, buffers)
         self._transformation = self.optimiser.transformation(self.device)
         self._bounds = slice_bounds(params, self.size, batch_size, self.device)
         self._states = [self._transformation.init(self._slice(params, i)) for i in self._indices()]
@@ -143,6 +145,17 @@ class FunctionalEnsemble:
             }
             self._states[index] = optimisers.unflatten(self._states[index], part)
 
+    def save(self, path: str | Path) -> None:
+        """Write the ensemble into one safetensors file, atomically."""
+        storage.save(self, Path(path))
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, signature: type[Any] | None = None, device: str = "cpu"
+    ) -> FunctionalEnsemble:
+        """Read what `save` wrote; training goes on bit for bit. See `storage.load`."""
+        return storage.load(cls, Path(path), signature, device)
+
     def _step_slice(self, index: int, buffers: Tensors, batch: Tensor) -> None:
         params = self._slice(self.params, index)
         start, stop = self._bounds[index]
@@ -151,7 +164,7 @@ class FunctionalEnsemble:
         alive = self.health.check(
             start, stop, torch.isfinite(total) & torch.isfinite(norms), self.step_count
         )
-        self.tally.add(start, stop, {"loss": total, **aux}, self.health.alive[start:stop])
+        self.tally.add(start, stop, {"loss": total, **aux}, alive)
         if alive is not None:
             gradients = _zero_unless(alive, gradients)
         if self._clips:
@@ -195,6 +208,18 @@ class FunctionalEnsemble:
 
     def _step_tensor(self) -> Tensor:
         return torch.tensor(self.step_count, dtype=torch.int64)
+
+
+def _projection(
+    signature: type[Any], params: Tensors, buffers: Tensors
+) -> Callable[..., Tensors] | None:
+    """The signature's `project`, unless it gives back what it is given: then there is no work."""
+    project = optional(signature, "project")
+    if project is None:
+        return None
+    member, own = ({name: t[0] for name, t in tensors.items()} for tensors in (params, buffers))
+    projected = project(dict(member), own)
+    return None if all(projected[name] is member[name] for name in projected) else project
 
 
 def _zero_unless(alive: Tensor, stacked: Tensors) -> Tensors:

@@ -28,11 +28,11 @@ class Health:
     def check(self, start: int, stop: int, finite: Tensor, step: int) -> Tensor | None:
         """Mark members of a slice that are not finite; the slice's mask, or None if all live."""
         part = self.frozen_at[start:stop]
-        part.masked_fill_((part == ALIVE) & ~finite, step)
         alive = part == ALIVE
-        if alive.device.type == "cpu" and bool(alive.all()):
+        if alive.device.type == "cpu" and bool((alive & finite).all()):
             return None
-        return alive
+        part.masked_fill_(alive & ~finite, step)
+        return part == ALIVE
 
     def state_dict(self) -> Tensors:
         return {"frozen_at": self.frozen_at}

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torchopt
 from torch import Tensor
+from torch.optim.adam import adam
 from torchopt.base import GradientTransformation
+from torchopt.transform.scale_by_adam import ScaleByAdamState
 
 from ensemble_sae.signatures import Tensors
+from ensemble_sae.train.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -29,23 +31,52 @@ class Adam:
     eps: float = 1e-8
 
     def transformation(self, device: torch.device) -> GradientTransformation:
-        """torchopt's transformation, fused where this device has it; without a learning rate."""
-        fused = torchopt.accelerated_op_available(device)
-        make = (
-            torchopt.transform.scale_by_accelerated_adam
-            if fused
-            else torchopt.transform.scale_by_adam
-        )
-        made = make(b1=self.betas[0], b2=self.betas[1], eps=self.eps)
-        return GradientTransformation(lambda params: _exact_count(made.init(params)), made.update)
+        """torchopt's `scale_by_adam` through torch's fused kernel; without a learning rate.
+
+        One pass over each tensor, where torchopt's own fused operator takes three to five times as
+        long. An update's result is valid until the next update.
+        """
+        kept = Kept()
+
+        def update(
+            updates: Tensors, state: Any, *, params: Tensors | None = None, inplace: bool = True
+        ) -> tuple[Tensors, Any]:
+            if not inplace:
+                state = state._replace(mu=_clones(state.mu), nu=_clones(state.nu))
+            moved = {name: kept.array(name, g).zero_() for name, g in updates.items()}
+            adam(
+                list(moved.values()),
+                [updates[name] for name in moved],
+                [state.mu[name] for name in moved],
+                [state.nu[name] for name in moved],
+                [],
+                [state.count[name].float() for name in moved],  # adam adds one to these copies
+                fused=True,
+                amsgrad=False,
+                beta1=self.betas[0],
+                beta2=self.betas[1],
+                lr=-1.0,  # what zeros become is the update itself, uphill as torchopt has it
+                weight_decay=0.0,
+                eps=self.eps,
+                maximize=False,
+            )
+            return moved, state._replace(count={name: n + 1 for name, n in state.count.items()})
+
+        return GradientTransformation(_adam_state, update)
 
 
-def _exact_count(state: Any) -> Any:
-    """The step count as float64: torchopt corrects the bias in the precision of `beta ** count`.
+def _adam_state(params: Tensors) -> Any:
+    """Zero moments; the step counts are float64 scalars."""
+    counts = {name: t.new_zeros((), dtype=torch.float64) for name, t in params.items()}
+    return ScaleByAdamState(mu=_zeros(params), nu=_zeros(params), count=counts)
 
-    Of an integer that is float32, in which 1 - 0.999 has an error of 1e-5.
-    """
-    return state._replace(count={name: t.double() for name, t in state.count.items()})
+
+def _zeros(tensors: Tensors) -> Tensors:
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+
+def _clones(tensors: Tensors) -> Tensors:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
 def flatten(state: Any) -> Tensors:

@@ -23,13 +23,13 @@ class Tally:
         self.steps = self._zeros()
         self.sums: dict[str, Tensor] = {}
 
-    def add(self, start: int, stop: int, values: Tensors, alive: Tensor) -> None:
-        """Add one step of members `start..stop`: scalars `[k]` by name."""
-        self.steps[start:stop] += alive
+    def add(self, start: int, stop: int, values: Tensors, alive: Tensor | None) -> None:
+        """Add one step of members `start..stop`: scalars `[k]` by name. `alive`: None for all."""
+        self.steps[start:stop] += 1 if alive is None else alive
         for name, value in values.items():
             if name not in self.sums:
                 self.sums[name] = self._zeros()
-            self.sums[name][start:stop] += torch.where(alive, value, 0)
+            self.sums[name][start:stop] += value if alive is None else torch.where(alive, value, 0)
 
     def means(self) -> Tensors:
         """Name -> mean per member, `[K]` float64; NaN where no step counted."""

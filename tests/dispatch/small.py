@@ -37,15 +37,14 @@ lr_warmup = 10
 signature = ["traps:Trapped", "tied", "untied"]
 hook = "a"
 n_dict = 24
-l1 = [1e-3, 1e-2]
+l1 = [1e-3, 3e-3, 1e-2]
 [[grid]]
 signature = "untied"
 hook = "b"
-n_dict = [12, 48]
+n_dict = [12, 80]
 l1 = [1e-3, 1e-2]
 """
-ROUNDS = 10  # of hook a: 5 chunks, 2 epochs; hook b has 3 chunks
-STEPS = 16  # in a chunk
+SPLIT = {3, 4, 5}  # the members of the group that is cut in two on two workers
 
 
 def write_stores(folder: Path) -> None:
@@ -74,12 +73,13 @@ def train(sweep: Path | Sweep, run: Path, devices: str = "cpu:1", **options: Any
 
 def command(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
     """`big_sweep` in a process group of its own."""
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(
         [sys.executable, "-m", "ensemble_sae.big_sweep", *map(str, words), "--wandb", "off"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE), "COLUMNS": "200", **environment},
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **environment},
         start_new_session=True,
     )
 

@@ -1,0 +1,331 @@
+"""Tried as a new user would: every block of the pages runs, every name on them exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from filelock import FileLock
+from pages import PAGES, ROOT, TEXTS, Block, Page
+from typer.main import get_command
+
+from ensemble_sae import big_sweep, harvest
+from ensemble_sae.config import builtin
+from ensemble_sae.config.recipe import Recipe, load_recipe
+from ensemble_sae.config.synthetic import SyntheticRecipe
+from ensemble_sae.errors import UserError
+from ensemble_sae.sweep.schema import Activations, Sweep, Train, load_sweep
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+COMMANDS = {"ensemble_sae.big_sweep": big_sweep.main, "ensemble_sae.harvest": harvest.main}
+by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+texts = pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny store and a tiny finished run; made once, also for several workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs-example"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "done").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            shared.mkdir()
+            make_example(shared)
+            (shared / "done").touch()
+    return shared
+
+
+def make_example(folder: Path) -> None:
+    import ensemble_sae
+    from ensemble_sae.data.synthetic import chunk_of_rows
+
+    values = {"d_activation": 16, "n_features": 32, "mean_active": 2.0, "rows": 8_000}
+    recipe = SyntheticRecipe(kind="synthetic", name="mine", **values)
+    rows = chunk_of_rows(recipe, "uncorrelated", 8_000, 0)
+    ensemble_sae.ChunkStore.write(folder / "data/mine", rows, chunk_rows=2_048)
+    ensemble_sae.run_sweep(
+        [
+            {"signature": name, "dict_ratio": 2, "l1": l1}
+            for name in ("tied", "untied")
+            for l1 in (1e-3, 1e-2)
+        ],
+        activations={"store": str(folder / "data/mine"), "normalise": "standard"},
+        train={"batch_size": 256},
+        run=folder / "runs/mine",
+        devices="cpu:1",
+        threads=1,
+    )
+
+
+@pytest.fixture
+def folder(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with `data/mine`, `runs/mine` and, for the README, `runs/default`."""
+    shutil.copytree(example / "data", tmp_path / "data")
+    shutil.copytree(example / "runs", tmp_path / "runs")
+    shutil.copytree(example / "runs/mine", tmp_path / "runs/default")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    yield tmp_path
+    for name in {path.stem for path in tmp_path.glob("*.py")}:
+        sys.modules.pop(name, None)
+
+
+@by_name
+def test_blocks_run(page: Page, folder: Path) -> None:
+    names: dict[str, Any] = {"__name__": "__page__"}
+    for block in page.blocks:
+        if block.file is not None:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+        if block.not_run is not None:
+            check_without_running(block)
+        elif block.language == "python" and block.file is None:
+            code = compile("\n" * block.line + block.text, block.page, "exec")
+            exec(code, names)
+        elif block.language == "python":
+            compile(block.text, block.place, "exec")
+        elif block.language == "bash":
+            run_bash(block, folder)
+        elif block.language == "toml":
+            check_toml(block, folder)
+        else:
+            assert block.language in ("", "text"), f"{block.place}: which language?"
+
+
+def run_bash(block: Block, folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-e", "-c", block.text],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, f"{block.place}\n{block.text}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr, done.stderr
+
+
+def check_toml(block: Block, folder: Path) -> None:
+    """A sweep or a recipe, by the real loader; members too where the rows are there."""
+    from ensemble_sae.engine import stores
+    from ensemble_sae.sweep import expand
+
+    path = folder / (block.file or "unnamed.toml")
+    path.write_text(block.text, encoding="utf-8")
+    if not re.search(r"^\[+(activations|grid|members)\]", block.text, re.MULTILINE):
+        load_recipe(path)
+        return
+    sweep, where = load_sweep(path)
+    if sweep.activations.store is not None:
+        widths = stores.locate(sweep.activations, folder / "data").widths
+    else:
+        assert sweep.activations.recipe is not None
+        widths = dict.fromkeys(load_recipe(sweep.activations.recipe).hooks, 32)
+    assert expand(sweep, widths, where)
+
+
+def check_without_running(block: Block) -> None:
+    """The targets and options of every command are there, and the files that it names parse."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or words[0] == "source":
+            continue
+        if words[0] == "make":
+            subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+            continue
+        assert words[:2] == ["python", "-m"], f"{block.place}: {line}"
+        options = parsed(COMMANDS[words[2]], words[3:])
+        if words[2] == "ensemble_sae.big_sweep":
+            sweep = options["sweep"]
+            # A file that the reader is told to write is not there.
+            if sweep in builtin.names("sweeps"):
+                load_sweep(sweep, tuple(options["settings"] or ()))
+            else:
+                assert sweep.endswith(".toml")
+            if options["gpus"] is not None:
+                check_gpus(options["gpus"])
+        elif not options["from_npy"]:
+            load_recipe(options["what"][0])
+
+
+def parsed(main: Any, arguments: list[str]) -> dict[str, Any]:
+    app = typer.Typer()
+    app.command()(main)
+    return get_command(app).make_context("command", arguments).params
+
+
+def check_gpus(count: int) -> None:
+    import torch
+
+    from ensemble_sae.dispatch.devices import choose
+
+    if torch.cuda.device_count() < count:
+        with pytest.raises(UserError, match=f"--gpus {count}, but this machine has") as caught:
+            choose(count, None)
+        assert "python -m ensemble_sae.big_sweep --" in str(caught.value.next_step)
+
+
+@texts
+def test_links_lead_somewhere(page: Page) -> None:
+    for link in page.links:
+        if link.startswith("https://"):
+            assert link.split("/")[2] in {"keepachangelog.com", "docs.python.org"}, link
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.path.parent / file).resolve() if file else page.path
+        assert target.is_file(), link
+        if anchor:
+            assert anchor in Page(target).anchors, link
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = Page(ROOT / "docs/index.md")
+    missing = {page.path.name for page in PAGES[1:]} - {Path(link).name for link in index.links}
+    assert missing == {"index.md"}
+
+
+@texts
+def test_names_exist(page: Page) -> None:
+    """Paths of the repository, modules, make targets and options that the prose mentions."""
+    options = set().union(*(option_names(main) for main in COMMANDS.values()))
+    for code in page.code:
+        if re.fullmatch(r"(ensemble_sae|docs|sweeps|activations|benchmarks|tests)/[\w./-]*", code):
+            assert (ROOT / code).exists(), code
+        if match := re.fullmatch(r"python -m ([\w.]+).*", code):
+            assert importlib.util.find_spec(match[1]), code
+        elif match := re.fullmatch(r"(ensemble_sae(?:\.\w+)+).*", code):
+            assert resolves(match[1]), code
+        if match := re.fullmatch(r"make (\w+)", code):
+            assert re.search(rf"^{match[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), code
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code):
+            assert option in options | {"--tokens", "--minutes"}, code  # of train_embedded
+    for place in re.findall(r"(?<![\w.`~-])/(?:home|root|tmp|work|mnt|usr|opt)\b\S*", page.text):
+        pytest.fail(f"{page.name} names a path of some machine: {place}")
+
+
+def option_names(main: Any) -> set[str]:
+    app = typer.Typer()
+    app.command()(main)
+    return {name for option in get_command(app).params for name in option.opts}
+
+
+def resolves(dotted: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    try:
+        importlib.import_module(dotted)
+    except ModuleNotFoundError:
+        module, _, name = dotted.rpartition(".")
+        return "." in dotted and hasattr(importlib.import_module(module), name)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("file", "schema", "heading"),
+    [
+        ("sweep_files.md", Activations, "`[activations]`"),
+        ("sweep_files.md", Train, "`[train]`"),
+        ("activations.md", Recipe, "Keys of a recipe"),
+        ("activations.md", SyntheticRecipe, "Synthetic rows"),
+    ],
+)
+def test_tables_of_keys_are_complete(file: str, schema: Any, heading: str) -> None:
+    text = Page(ROOT / "docs" / file).prose
+    section = re.split(r"^#+ ", text.split(f"# {heading}\n")[1], flags=re.MULTILINE)[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*?) \|", section, re.MULTILINE))
+    assert set(rows) == set(schema.model_fields)
+    for name, field in schema.model_fields.items():
+        shown = rows[name].strip("`")
+        if field.is_required():
+            assert shown in ("required", "the file's name"), name
+        elif name == "hooks":
+            assert shown == "both"
+        elif field.default is None:
+            assert shown == "none", name
+        else:
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(shown, shown))
+            same = tuple(value) if isinstance(value, list) else value
+            assert same == field.default, name
+
+
+def test_the_sections_of_a_sweep_are_all_there() -> None:
+    text = (ROOT / "docs/sweep_files.md").read_text(encoding="utf-8")
+    for name in Sweep.model_fields:
+        assert re.search(rf"^## .*`\[*{name}\]*`", text, re.MULTILINE), name
+
+
+def test_every_built_in_sweep_is_listed_with_its_members() -> None:
+    from ensemble_sae.sweep import expand
+
+    text = (ROOT / "docs/sweep_files.md").read_text(encoding="utf-8").split("## Built-in sweeps")[1]
+    listed = {
+        name: (recipe, int(n))
+        for name, recipe, n in re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d+):", text, re.MULTILINE)
+    }
+    assert set(listed) == set(builtin.names("sweeps"))
+    for name, (recipe, members) in listed.items():
+        sweep, where = load_sweep(name)
+        assert sweep.activations.recipe == recipe
+        widths = dict.fromkeys(load_recipe(recipe).hooks, 128)
+        assert len(expand(sweep, widths, where)) == members, name
+    recipes = (ROOT / "docs/activations.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in recipes for name in builtin.names("activations"))
+
+
+def test_the_rooms_are_as_the_code_has_them() -> None:
+    """docs/architecture.md's table: every part is listed, and imports only parts below it."""
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    section = text.split("## Rooms")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]+) \| [^|]+ \| ([^|]+) \|$", section, re.MULTILINE)
+    order = [[name.strip("`/ ").removesuffix(".py") for name in row[0].split(",")] for row in rows]
+    rank = {name: place for place, names in enumerate(order) for name in names}
+    said = {name: row[1] for names, row in zip(order, rows, strict=True) for name in names}
+    free = {"errors", "files", "randomness", "__init__"}
+    found = imports()
+    assert set(found) - free == set(rank)
+    for part, others in found.items():
+        for other in others - free - {part}:
+            if part in free:
+                continue
+            assert rank[part] < rank[other], f"{part} imports {other}"
+            everything = "everything below" in said[part]
+            assert everything or other in said[part], f"{part} imports {other}, which is not said"
+
+
+def imports() -> dict[str, set[str]]:
+    package = ROOT / "ensemble_sae"
+    found: dict[str, set[str]] = {}
+    for file in package.rglob("*.py"):
+        part = found.setdefault(file.relative_to(package).parts[0].removesuffix(".py"), set())
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ensemble_sae"):
+                names = (node.module or "").split(".")[1:2] or [alias.name for alias in node.names]
+                part.update(names)
+    return found
+
+
+def test_the_readme_has_its_tables() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in ("frontier", "throughput"):
+        block = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
+        assert "made by" in block
+
+
+def test_the_changelog_is_of_this_version() -> None:
+    from ensemble_sae import __version__
+
+    assert __version__ in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
