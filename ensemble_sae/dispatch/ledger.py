@@ -42,10 +42,13 @@ class Ledger:
 
         The log will be cut where the members that are furthest behind go on. So the rows that
         others have reported from there on, written or not, come along: they will not be
-        reported again.
+        reported again. Rounds that lie behind all parts are complete and written first, also
+        where a worker without work in them was stopped before it said so.
         """
         place = {member: part for part in parts for member in part.members}
         first = min(part.position.round for part in parts)
+        while self.next_round < first:
+            self._write_next()
         rows = self._log.rows_from(first) if first < self.next_round else []
         rows += [row for some in self._carried.values() for row in some]
         rows += [r for reports in self._reports.values() for rs in reports.values() for r in rs]
@@ -69,11 +72,12 @@ class Ledger:
             rows = [finite(row) for row in report.rows]
             self._reports.setdefault(report.round, {})[worker] = rows
         while len(self._reports.get(self.next_round, {})) == self._workers:
-            self._write(self.next_round)
-            self.next_round += 1
+            self._write_next()
 
-    def _write(self, number: int) -> None:
-        rows = [row for some in self._reports.pop(number).values() for row in some]
+    def _write_next(self) -> None:
+        number = self.next_round
+        self.next_round += 1
+        rows = [row for some in self._reports.pop(number, {}).values() for row in some]
         reported = {row["member"] for row in rows}
         carried = self._carried.pop(number, [])
         rows += [row for row in carried if row["member"] not in reported]

@@ -204,6 +204,9 @@ def test_names_exist(page: Page) -> None:
     """Paths of the repository, modules, make targets and options that the prose mentions."""
     options = set().union(*(option_names(main) for main in COMMANDS.values()))
     for code in page.code:
+        if match := re.match(r"python (benchmarks/\S+)", code):
+            assert (ROOT / match[1]).is_file(), code
+            continue
         if re.fullmatch(r"(ensemble_sae|docs|sweeps|activations|benchmarks|tests)/[\w./-]*", code):
             assert (ROOT / code).exists(), code
         if match := re.fullmatch(r"python -m ([\w.]+).*", code):
@@ -260,6 +263,17 @@ def test_tables_of_keys_are_complete(file: str, schema: Any, heading: str) -> No
             value = ast.literal_eval({"true": "True", "false": "False"}.get(shown, shown))
             same = tuple(value) if isinstance(value, list) else value
             assert same == field.default, name
+
+
+def test_the_error_that_is_shown_is_the_one_that_comes(folder: Path) -> None:
+    page = Page(ROOT / "docs/sweep_files.md")
+    (sweep,) = (block for block in page.blocks if block.file == "my_sweep.toml")
+    (command,) = (block for block in page.blocks if block.not_run is not None)
+    (shown,) = (block for block in page.blocks if block.language == "text")
+    (folder / "my_sweep.toml").write_text(sweep.text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        load_sweep("my_sweep.toml", (command.text.split("--set ")[1].strip(),))
+    assert shown.text == f"error: {caught.value}\n"
 
 
 def test_the_sections_of_a_sweep_are_all_there() -> None:
@@ -322,7 +336,7 @@ def test_the_readme_has_its_tables() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("frontier", "throughput"):
         block = text.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0]
-        assert "made by" in block
+        assert "made by" in block.lower()
 
 
 def test_the_changelog_is_of_this_version() -> None:
