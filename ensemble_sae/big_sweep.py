@@ -17,12 +17,18 @@ import typer
 from ensemble_sae.errors import UserError
 
 Name = Annotated[
-    str, typer.Argument(metavar="SWEEP", help="A built-in sweep, or a path to a .toml file.")
+    str | None,
+    typer.Argument(
+        metavar="SWEEP",
+        help="A built-in sweep, or a path to a .toml file; 'default' if none is named. "
+        "With --resume: the sweep that the run began with.",
+        show_default=False,
+    ),
 ]
 
 
 def main(
-    sweep: Name = "default",
+    sweep: Name = None,
     gpus: Annotated[int | None, typer.Option(help="Train on this many GPUs.")] = None,
     devices: Annotated[
         str | None, typer.Option(help="cuda:0,cuda:1 or cpu:2 (two CPU workers).")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def write_arrays(
     )
     with writer:
         split = _Split(writer, chunk_rows, held_out, seed)
-        for window in _windows(chain([first], batches), split.window, DTYPES[stored]):
+        for window in _windows(chain([first], batches), split.sizes(), DTYPES[stored]):
             split.add(window)
         split.flush()
 
@@ -91,10 +92,20 @@ class _Split:
 
     def __init__(self, writer: StoreWriter, chunk_rows: int, held_out: float, seed: int) -> None:
         self.writer, self.chunk_rows, self.share, self.seed = writer, chunk_rows, held_out, seed
-        self.window = int(chunk_rows / (1 - held_out))
         self.index = 0
+        self.full = 0  # rows of the window that is being filled
         self.held: list[Tensor] = []
         self.rows = self.held_rows = 0  # dealt out so far
+
+    def sizes(self) -> Iterator[int]:
+        """The rows of each window: a whole training chunk and the held-out rows that go with it.
+
+        So a chunk is full to the row, and no batch of it is lost.
+        """
+        together = self.chunk_rows * self.share / (1 - self.share)  # held out for each chunk
+        for k in count():
+            self.full = self.chunk_rows + ceil((k + 1) * together) - ceil(k * together)
+            yield self.full
 
     def add(self, window: _Window) -> None:
         """Write the training rows of the window, keep the held-out ones for a chunk of theirs."""
@@ -115,6 +126,8 @@ class _Split:
 
     def _held_of(self, n: int) -> int:
         """How many of the next `n` rows are held out, so that the share is kept over all."""
+        if n == self.full:
+            return n - self.chunk_rows
         held = round((self.rows + n) * self.share) - self.held_rows
         held = max(held, n - self.chunk_rows)
         if self.share and not self.held_rows:
@@ -133,14 +146,17 @@ class _Split:
             self.writer.append({"activations": rows}, held_out)
 
 
-def _windows(batches: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterator[_Window]:
-    """Cut batches of any length into windows of `size` finite rows; the last may be shorter."""
+def _windows(
+    batches: Iterable[Tensor], sizes: Iterator[int], dtype: torch.dtype
+) -> Iterator[_Window]:
+    """Cut batches of any length into windows of these many finite rows; the last may be shorter."""
     buffer: Tensor | None = None
+    size = next(sizes)
     filled, seen = 0, 0
     left_out: list[int] = []
     for batch in batches:
         if buffer is None:
-            buffer = torch.empty(size, batch.shape[1], dtype=dtype)
+            buffer = torch.empty(size + 1, batch.shape[1], dtype=dtype)  # sizes differ by one
         if batch.shape[1] != buffer.shape[1]:
             raise UserError(
                 "The rows are not all of the same length.",
@@ -159,8 +175,8 @@ def _windows(batches: Iterable[Tensor], size: int, dtype: torch.dtype) -> Iterat
             buffer[filled : filled + taken] = rows[:taken]
             filled, rows = filled + taken, rows[taken:]
             if filled == size:
-                yield _Window(buffer, left_out)
-                filled, left_out = 0, []
+                yield _Window(buffer[:size], left_out)
+                filled, left_out, size = 0, [], next(sizes)
     if buffer is not None and (filled or left_out):
         yield _Window(buffer[:filled], left_out)
 

@@ -50,7 +50,7 @@ class Trainee:
         device: torch.device,
         checkpoint: Checkpoint | None,
     ) -> None:
-        self.task, self.hook, self._scale = task, task.group.hook, source.units.scale
+        self.task, self.hook = task, task.group.hook
         self.ids = [member.id for member in task.members]
         self._variance = source.variance
         self.position = Position()
@@ -122,7 +122,7 @@ class Trainee:
             "members": torch.tensor(self.ids),
             "rows": torch.tensor(found.rows),
             "firing": found.firing,
-            "strength": found.strength * self._scale,
+            "strength": found.strength,
         }
         write_tensors(folder / name, tensors)
         histogram = density_histogram(found.firing, found.rows).tolist()

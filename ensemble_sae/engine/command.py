@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ensemble_sae.config.strict import validate
 from ensemble_sae.data.location import data_dir as default_data_dir
 from ensemble_sae.dispatch import devices as device_choice
 from ensemble_sae.dispatch.dispatcher import Interrupted
@@ -21,15 +22,16 @@ from ensemble_sae.engine.prepared import prepare
 from ensemble_sae.engine.run_sweep import run_sweep
 from ensemble_sae.engine.wandb_log import Mode, WandbLog, resolve_mode
 from ensemble_sae.errors import UserError
-from ensemble_sae.run import Run
-from ensemble_sae.sweep import load_sweep
+from ensemble_sae.run import Layout, Run
+from ensemble_sae.run.layout import read_versioned
+from ensemble_sae.sweep import Sweep, load_sweep
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of `big_sweep`; see there."""
 
-    sweep: str = "default"
+    sweep: str | None = None
     gpus: int | None = None
     devices: str | None = None
     threads: int | None = None
@@ -48,7 +50,8 @@ def execute(options: Options, console: Console | None = None) -> int:
     console = console or Console()
     if options.discard and not options.stream:
         raise UserError("--discard goes with --stream.", next_step="--stream --discard")
-    sweep, where = load_sweep(options.sweep, options.settings)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its advice is for other uses
+    sweep, where = _sweep(options)
     if options.dry_run:
         chosen = device_choice.choose(options.gpus, options.devices, options.threads)
         sources = stores.locate(sweep.activations, default_data_dir(options.data_dir))
@@ -79,6 +82,16 @@ def execute(options: Options, console: Console | None = None) -> int:
     return 0
 
 
+def _sweep(options: Options) -> tuple[Sweep, str]:
+    """The sweep that is named; or, to resume a run, the one that it began with."""
+    if options.sweep is None and options.resume and options.run is not None:
+        layout = Layout(options.run)
+        if layout.exists() and not options.settings:
+            known = read_versioned(layout.sweep)["sweep"]
+            return validate(Sweep, known, str(layout.sweep)), str(layout.sweep)
+    return load_sweep(options.sweep or "default", options.settings)
+
+
 def _wandb(mode: Mode, display: Display) -> list[Observer]:
     if mode == "off":
         return []
@@ -88,10 +101,7 @@ def _wandb(mode: Mode, display: Display) -> list[Observer]:
 
 def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Console) -> int:
     folder = interruption.folder
-    words = ["python", "-m", "ensemble_sae.big_sweep", options.sweep]
-    words += ["--run", str(folder), "--resume"]
-    for setting in options.settings:
-        words += ["--set", setting]
+    words = ["python", "-m", "ensemble_sae.big_sweep", "--run", str(folder), "--resume"]
     values = {
         "--devices": options.devices,
         "--gpus": options.gpus,

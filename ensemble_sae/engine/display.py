@@ -74,6 +74,7 @@ class Display(Observer):
     def started(self, plan: Plan, rows: int, work: int, done: int) -> None:
         self._total, self._work, self._done = rows, work, done
         self.speed = Speed()
+        self._last_line = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
             self._live.start()

@@ -42,12 +42,13 @@ def make_table(
         {**m.as_row(), "group": group_of[m.id], "status": status[m.id], **found.get(m.id, {})}
         for m in members
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).astype({"grad_clip": float})
     for column in ("fvu", "l0", "dead"):
         if column not in table:
             table[column] = math.nan
     table["pareto"] = False
-    for _, same in table.groupby("hook"):  # rows of different hooks cannot be compared
+    whole = table[table["status"] == TRAINED]
+    for _, same in whole.groupby("hook"):  # rows of different hooks cannot be compared
         table.loc[same.index, "pareto"] = pareto(same["fvu"].tolist(), same["l0"].tolist())
     return table
 

@@ -78,10 +78,11 @@ class WandbLog(Observer):
 
     def started(self, plan: Plan, rows: int, work: int, done: int) -> None:
         self._members = {m.id: m for tasks in plan.tasks for t in tasks for m in t.members}
-        self._began, self._work_rows = time.monotonic(), work - done
+        self._work_rows = work - done
         self._thread.start()
 
     def progress(self, rows: int, sae_rows: int, means: Mapping[str, Any]) -> None:
+        self._began = self._began or time.monotonic()  # not with the workers, which take a while
         self._rows += rows
 
     def round_done(self, number: int, rows: list[dict[str, Any]]) -> None:
@@ -120,8 +121,10 @@ class WandbLog(Observer):
 
     def _open(self, estimated_seconds: float) -> _Runs:
         if self._runs is None:
-            each = len(self._members) * OPENING_S <= SHARE * estimated_seconds
             ids = _ids(self._folder)
+            each = len(self._members) * OPENING_S <= SHARE * estimated_seconds
+            if ids:  # a resumed sweep goes on as it began
+                each = ALL not in ids
             make = _PerMember if each else _PerSweep
             self._runs = make(self._members, self._init, ids)
             write_json(self._folder / IDS, ids)

@@ -121,6 +121,9 @@ class Checkpoint:
             ) from None
         return cls(folder, found.parts, found.notes)
 
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.folder)!r}, {len(self._places)} members)"
+
     @property
     def step(self) -> int:
         """Updates made by the members that are furthest."""

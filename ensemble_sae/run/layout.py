@@ -1,6 +1,6 @@
 """A run's folder: which file is what.
 
-sweep.json       the resolved sweep, the stores and scales it was trained on, the plan
+sweep.json       the resolved sweep, its stores, and the units that it is trained in
 run.json         status, versions, devices, timing
 members.json     every member: its configuration, group and status
 checkpoints/     step-00001536/: one safetensors file per group, and manifest.json

@@ -81,7 +81,8 @@ def test_the_forward_ends_at_the_last_hook_and_leaves_no_trace(bridge, tokens):
         for handle in handles:
             handle.remove()
     assert stopped in ([0, 1], [0, 1, 2])  # block 2 is entered at most, 3 never
-    assert ran == [0, 1, 2, 3] and logits.shape == (3, 40, 4096)
+    assert ran == [0, 1, 2, 3]
+    assert logits.shape == (3, 40, 4096)
 
 
 def test_nothing_of_the_third_block_is_computed(bridge, tokens):
