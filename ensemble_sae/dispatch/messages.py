@@ -75,7 +75,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Progress:
-    """Rows trained on since the last message, and each group's running means, now and then."""
+    """Rows trained on since the last message, and each task's running means, now and then."""
 
     rows: int
     sae_rows: int

@@ -30,7 +30,7 @@ class Observer:
         """
 
     def progress(self, rows: int, sae_rows: int, means: Mapping[str, Any]) -> None:
-        """A worker trained on rows (counted as `work`); running means per group, now and then."""
+        """A worker trained on rows (counted as `work`); running means per task, now and then."""
 
     def round_done(self, number: int, rows: list[dict[str, Any]]) -> None:
         """All workers finished a round; one metrics row per member."""

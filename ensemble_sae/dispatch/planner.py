@@ -29,6 +29,11 @@ class Task:
     group: Group
     members: tuple[Member, ...]
 
+    @property
+    def name(self) -> str:
+        """The group's name and the first member's id: unique, also where a group is split."""
+        return f"{self.group.name}-m{self.members[0].id}"
+
 
 @dataclass(frozen=True)
 class Plan:

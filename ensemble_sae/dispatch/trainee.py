@@ -117,7 +117,7 @@ class Trainee:
         found = evaluate(self.ensemble, batches)
         if found is None:
             return [{"id": member} for member in self.ids]
-        name = f"{self.task.group.name}-m{self.ids[0]}.safetensors"
+        name = f"{self.task.name}.safetensors"
         tensors = {
             "members": torch.tensor(self.ids),
             "rows": torch.tensor(found.rows),

@@ -147,7 +147,7 @@ class Worker:
         now = time.monotonic()
         if not rows_now and now - self._last_beat < HEARTBEAT_S:
             return
-        means = {} if rows_now else {t.task.group.name: t.means() for t in self.trainees}
+        means = {} if rows_now else {t.task.name: t.means() for t in self.trainees}
         self.pipe.send(m.Progress(self._rows, self._sae_rows, means))
         self._rows = self._sae_rows = 0
         self._last_beat = now

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -55,6 +55,8 @@ class Display(Observer):
         self.console = console
         self.speed = Speed()
         self._means: dict[str, Mapping[str, list[float]]] = {}
+        self._groups: dict[str, int] = {}  # members by name, largest first as planned
+        self._group_of: dict[str, str] = {}  # of a task
         self._frozen = 0
         self._total = self._work = 1
         self._done = 0
@@ -74,6 +76,9 @@ class Display(Observer):
     def started(self, plan: Plan, rows: int, work: int, done: int) -> None:
         self._total, self._work, self._done = rows, work, done
         self.speed = Speed()
+        tasks = [task for mine in plan.tasks for task in mine]
+        self._groups = {task.group.name: len(task.group.members) for task in tasks}
+        self._group_of = {task.name: task.group.name for task in tasks}
         self._last_line = time.monotonic()
         if self.console.is_terminal:
             self._live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -82,13 +87,12 @@ class Display(Observer):
 
     def progress(self, rows: int, sae_rows: int, means: Mapping[str, Any]) -> None:
         self.speed.add(rows, sae_rows)
-        for group, values in means.items():
-            self._means[group] = values
+        self._means.update(means)
         if self._live is not None:
             self._live.update(self._panel())
         elif time.monotonic() - self._last_line >= PLAIN_S:
             self._last_line = time.monotonic()
-            self.console.print(self._line(), highlight=False, soft_wrap=True)
+            self.console.print(self._line() + self._ranges(), highlight=False, soft_wrap=True)
 
     def frozen(self, member: Member, step: int) -> None:
         self._frozen += 1
@@ -126,11 +130,12 @@ class Display(Observer):
         rows_s = work_s * self._total / max(self._work, 1)
         line = f"{self._share() * self._total:,.0f} of {self._total:,} rows, {rows_s:,.0f} rows/s, "
         line += f"{sae_rows_s:,.0f} SAE-rows/s{self._eta(rows_s)}"
+        return line + (f", {self._frozen} frozen" if self._frozen else "")
+
+    def _ranges(self) -> str:
         l0 = _range(self._means.values(), "l0", ".1f")
         fvu = _range(self._means.values(), "fvu", ".3f")
-        if l0 and fvu:
-            line += f", L0 {l0}, FVU {fvu}"
-        return line + (f", {self._frozen} frozen" if self._frozen else "")
+        return f", L0 {l0}, FVU {fvu}" if l0 and fvu else ""
 
     def _eta(self, rows_s: float) -> str:
         if rows_s <= 0:
@@ -139,19 +144,25 @@ class Display(Observer):
         clock = f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
         return f", {clock.removeprefix('0:')} left"
 
-    def _panel(self) -> Group:
+    def _panel(self) -> Table:
         groups = Table(box=None, pad_edge=False, header_style="dim")
         groups.add_column("group")
         groups.add_column("members", justify="right")
         groups.add_column("L0", justify="right")
         groups.add_column("FVU", justify="right")
-        for name, values in sorted(self._means.items()):
-            members = len(next(iter(values.values()), []))
+        for name in self._groups:
+            parts = [v for task, v in self._means.items() if self._group_of.get(task) == name]
             groups.add_row(
-                name, str(members), _range([values], "l0", ".1f"), _range([values], "fvu", ".3f")
+                name,
+                str(self._groups[name]),
+                _range(parts, "l0", ".1f"),
+                _range(parts, "fvu", ".3f"),
             )
         bar = ProgressBar(total=1.0, completed=self._share(), width=60)
-        return Group(bar, Text(self._line()), groups)
+        grid = Table.grid()
+        for part in (bar, Text(self._line()), groups):
+            grid.add_row(part)
+        return grid
 
 
 def _range(several: Any, name: str, form: str) -> str:

@@ -78,7 +78,7 @@ def test_the_panel_on_a_terminal_names_every_group(sweep):
     display = Display(shown)
     display.started(made, rows=1000, work=1000, done=500)
     means = {"l0": [1.0, 2.0], "fvu": [0.1, 0.2]}
-    display.progress(10, 40, {"tied-n16": means, "untied-n16": means})
+    display.progress(10, 40, {"tied-n16-m0": means, "untied-n16-m2": means})
     display.progress(10, 40, {})
     display._live.refresh()
     display.ended()
