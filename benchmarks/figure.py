@@ -102,4 +102,4 @@ def _finish(axes: Axes) -> None:
     axes.set_xlabel("members trained at once")
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")

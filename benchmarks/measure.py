@@ -15,7 +15,7 @@ import torch
 from contestants import TRAINERS, Contestant, DenseLimit, Shape, SquareProduct, Trainer
 from torch import Tensor
 
-WARM_UP = 2  # steps before the one whose losses are compared
+WARM_UP = 1  # steps before the one whose losses are compared
 LIMIT, PEAK = "limit", "peak"
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich import box
@@ -29,13 +30,13 @@ HOW_TO_READ = """\
 * **loop**: single models one after the other: the same loss through autograd, then
   `torch.optim.Adam(fused=True)`. **compiled**: that loop with the loss through `torch.compile`.
   Both have the same first members and see the same batches; before anything is timed the losses
-  after three steps are compared (largest relative difference here: {difference:.1e}).
+  in the second step are compared (largest relative difference here: {difference:.1e}).
 * **ms**: one step of all members, median over turns. All contestants take turns in one process;
   the speed-ups and shares are medians of ratios within rounds.
 * **of limit**: the time of the step's five matrix products alone, into arrays that are there
   already, as a share of the ensemble's whole step (Adam and metrics included).
 * **of peak**: 10 B d n operations per member and step, as a share of what one large square product
-  reaches in the same round (here {peak:.0f} GFLOP/s).
+  reaches in the same round (here about {peak:.0f} GFLOP/s).
 * **SAE-rows/s**: batch rows times members, per second.
 * A loop that allocates its arrays anew at every step gains a lot from an allocator that keeps
   freed memory. Training workers are given one, so both kinds of settings are shown, each the same
@@ -151,7 +152,7 @@ def page(report: dict[str, Any]) -> str:
     cells = [cell for cells in report["steps"].values() for cell in cells]
     shapes = {c["shape"]: c for c in cells}.values()
     packages = ", ".join(f"{name} {version}" for name, version in about["packages"].items())
-    peak = max(cell["peak_flop_per_s"][1] for cell in cells) / 1e9
+    peak = median(cell["peak_flop_per_s"][1] for cell in cells) / 1e9
     difference = max(cell["loss_difference"] for cell in cells)
     lines = [
         "# Throughput",
