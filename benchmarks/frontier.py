@@ -1,23 +1,20 @@
-"""The frontier of a finished run, for the README.
+"""The frontier of a finished run, and whether its families are monotone in l1.
 
-    python benchmarks/frontier.py runs/default --write README.md
+    python benchmarks/frontier.py runs/default
 
-For each family (signature, ratio) the members without bias decay, in order of l1: L0 must fall and
-FVU must rise. `--write` replaces the block between `<!-- frontier -->` and `<!-- /frontier -->`.
+In each family (signature, ratio, bias decay) L0 must fall and FVU must rise with l1.
+`benchmarks/readme.py` puts the table into the README.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
 import pandas as pd
 
 import ensemble_sae
-
-BLOCK = re.compile(r"(<!-- frontier -->\n).*?(<!-- /frontier -->)", re.DOTALL)
 
 
 def families(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -57,8 +54,7 @@ def markdown(run: ensemble_sae.run.Run, rows: int = 12) -> str:
         "",
         f"{shown} of the {len(best)} Pareto-best of {len(run.members)} members, on held-out rows; "
         f"harvest, training and evaluation took {seconds / 60:.1f} minutes on "
-        f"{run.status['hardware']}. Made by `make sweep`, then "
-        "`python benchmarks/frontier.py runs/default --write README.md`.",
+        f"{run.status['hardware']}. Made by `make sweep`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -67,15 +63,9 @@ def main() -> int:
     """Print the frontier; 1 if a family is not monotone or degenerate."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="replace the block in this file")
     options = parser.parse_args()
     run = ensemble_sae.load(options.run)
-    text = markdown(run)
-    print(text)
-    if options.write:
-        page = options.write.read_text(encoding="utf-8")
-        page = BLOCK.sub(lambda m: m[1] + text + m[2], page)
-        options.write.write_text(page, encoding="utf-8")
+    print(markdown(run))
     found = problems(run.members)
     for line in found:
         print(line)

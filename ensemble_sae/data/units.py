@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -50,4 +51,12 @@ class Units:
         return rows + self._shift(rows) if self.shift else rows
 
     def _shift(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.shift, dtype=like.dtype, device=like.device)
+        """The shift as a tensor like another; made once, since every batch asks for it."""
+        key = (like.dtype, like.device)
+        if key not in self._made:
+            self._made[key] = torch.tensor(self.shift, dtype=like.dtype, device=like.device)
+        return self._made[key]
+
+    @cached_property
+    def _made(self) -> dict[tuple[torch.dtype, torch.device], Tensor]:
+        return {}

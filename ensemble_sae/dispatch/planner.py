@@ -1,8 +1,9 @@
 """Hundreds of members -> few groups -> devices, by a model of cost and memory.
 
 Cost of a member's step: 10 B n d FLOP (five products of B n d multiply-adds).
-Memory of a member: 16 * 2 n d bytes (params, two moments, gradient in float32; half of that for
-signatures with one matrix), and for each worker the temporaries of a slice and two chunks.
+Memory of a member: 12 bytes per parameter (itself and two moments, in float32). Of each group the
+members of one slice take as much again (gradient, update, unit rows), and 8 B (n + d) bytes for
+the code, its gradient and the residual. On a GPU there are two chunks of every hook besides.
 
 Groups are laid end to end in order of cost and cut into one stretch per device, so that every
 device has the same work to within one member and at most (devices - 1) groups are split.
@@ -16,9 +17,10 @@ from dataclasses import dataclass
 from ensemble_sae.dispatch.devices import GIB, Device
 from ensemble_sae.errors import UserError
 from ensemble_sae.sweep import Group, Member
-from ensemble_sae.train.slices import ROOM
+from ensemble_sae.train.slices import slice_width
 
-STATES = 4  # params, two moments, gradient
+STATE = 3  # params, two moments
+WORKING = 3  # gradient, update, unit rows
 FLOAT = 4  # bytes
 
 
@@ -119,12 +121,14 @@ def _needed(
     chunk_bytes: int,
     kind: str,
 ) -> int:
-    state = sum(STATES * FLOAT * parameters[t.group.name] * len(t.members) for t in tasks)
-    widest = max(2 * batch_size * max(t.group.n_dict, t.group.d_activation) * FLOAT for t in tasks)
-    together = max(len(t.members) for t in tasks)
-    temporaries = 2 * max(widest, min(ROOM[kind], widest * together))
-    chunks = 0 if kind == "cpu" else 2 * chunk_bytes  # mapped files are the page cache's
-    return int(state + temporaries + chunks)
+    total = 0 if kind == "cpu" else 2 * chunk_bytes  # mapped files are the page cache's
+    for task in tasks:
+        n, d = task.group.n_dict, task.group.d_activation
+        each = FLOAT * parameters[task.group.name]
+        width = min(len(task.members), slice_width(batch_size, max(n, d), FLOAT, kind))
+        total += STATE * each * len(task.members)
+        total += width * (WORKING * each + 2 * FLOAT * batch_size * (n + d))
+    return total
 
 
 def _refuse_what_cannot_fit(made: Plan, index: int, device: Device) -> None:

@@ -13,7 +13,12 @@ import torch
 
 from ensemble_sae.signatures import Tensors
 
-ROOM = {"cpu": 12 * 2**20, "cuda": 8 * 2**30}  # bytes for the [k, B, n] temporaries of a slice
+ROOM = {"cpu": 12 * 2**20, "cuda": 2 * 2**30}  # bytes for the [k, B, n] temporaries of a slice
+
+
+def slice_width(batch_size: int, widest: int, element: int, kind: str) -> int:
+    """Members in a slice, for `widest` features of `element` bytes on a kind of device."""
+    return max(1, ROOM.get(kind, ROOM["cuda"]) // (2 * batch_size * widest * element))
 
 
 def slice_bounds(
@@ -22,8 +27,6 @@ def slice_bounds(
     """Consecutive `(start, stop)` that cover all members, of equal width to within one."""
     widest = max((tensor.shape[1] for tensor in params.values() if tensor.dim() > 1), default=1)
     element = max(tensor.element_size() for tensor in params.values())
-    each = 2 * batch_size * widest * element
-    width = max(1, ROOM.get(device.type, ROOM["cuda"]) // each)
-    count = -(-members // width)
+    count = -(-members // slice_width(batch_size, widest, element, device.type))
     cuts = [round(i * members / count) for i in range(count + 1)]
     return list(itertools.pairwise(cuts))

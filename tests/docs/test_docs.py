@@ -151,7 +151,7 @@ def check_without_running(block: Block) -> None:
         assert words[:2] == ["python", "-m"], f"{block.place}: {line}"
         options = parsed(COMMANDS[words[2]], words[3:])
         if words[2] == "ensemble_sae.big_sweep":
-            sweep = options["sweep"]
+            sweep = options["sweep"] or "default"
             # A file that the reader is told to write is not there.
             if sweep in builtin.names("sweeps"):
                 load_sweep(sweep, tuple(options["settings"] or ()))
