@@ -38,7 +38,10 @@ def claimed(default: Path, run: str | Path | None, resume: bool) -> Iterator[Lay
         try:
             with layout.locked():
                 if not layout.exists():  # asked under the lock: two may begin at once
-                    yield layout
+                    try:
+                        yield layout
+                    finally:
+                        layout.remove_if_empty()
                     return
         except Busy:
             if run is not None:

@@ -63,7 +63,7 @@ def run_sweep(
         devices: "cuda:0,cuda:1" or "cpu:2"; gpus: that many GPUs; default: what is there.
         threads: of each CPU worker; default: the cores divided by the workers.
         resume: go on from the last checkpoint in `run`.
-        stream: harvest and train at the same time; discard: delete chunks that all have used.
+        stream: harvest while training; discard: delete chunks that all have used.
         data_dir: where harvested stores are; default `$ENSEMBLE_SAE_DATA` or `./data`.
         observer: is told of progress.
 

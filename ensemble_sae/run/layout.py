@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.files import read_json
 
 SCHEMA_VERSION = 1
+LOCK = ".lock"
 
 
 class Busy(UserError):
@@ -46,6 +47,13 @@ class Layout:
         """Whether this folder holds a run."""
         return self.sweep.is_file()
 
+    def remove_if_empty(self) -> None:
+        """Remove the folder if no run was begun in it; called by the one who holds the lock."""
+        if not self.exists():
+            with suppress(OSError):  # something else is in there: it stays
+                (self.folder / LOCK).unlink(missing_ok=True)
+                self.folder.rmdir()
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for writing; the operating system lets go when the process ends.
@@ -54,7 +62,7 @@ class Layout:
             Busy: another process is writing this run.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
+        lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout:
