@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ensemble_sae.data.store import ChunkStore
-from ensemble_sae.data.units import Units
+from ensemble_sae.data.joined import Rows
+from ensemble_sae.data.units import AnyUnits
 from ensemble_sae.randomness import permutation
 
 
@@ -27,10 +27,11 @@ class ChunkFeed:
     On a CPU the mapped file itself is handed out; the thread has read it once (which verifies
     its checksum the first time), so its pages are in the page cache that all workers share. On
     CUDA the thread copies the chunk to pinned memory and from there to the device on a stream
-    of its own, while the previous chunk is trained on.
+    of its own, while the previous chunk is trained on. Rows joined from several stores are a copy
+    on either, which the thread makes.
     """
 
-    def __init__(self, store: ChunkStore, device: torch.device) -> None:
+    def __init__(self, store: Rows, device: torch.device) -> None:
         self.store, self.device = store, device
         self.stall_s = 0.0
         self._verified: set[int] = set()
@@ -85,7 +86,7 @@ class Batches:
         rows: the chunk `[N, d]`; order: a permutation of its rows; units: what batches are in.
     """
 
-    def __init__(self, rows: Tensor, order: Tensor, batch_size: int, units: Units) -> None:
+    def __init__(self, rows: Tensor, order: Tensor, batch_size: int, units: AnyUnits) -> None:
         self._rows, self._order = rows, order.to(rows.device)
         self._size, self._units = batch_size, units
 

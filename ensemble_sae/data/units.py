@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -60,3 +61,34 @@ class Units:
     @cached_property
     def _made(self) -> dict[tuple[torch.dtype, torch.device], Tensor]:
         return {}
+
+
+@dataclass(frozen=True)
+class JoinedUnits:
+    """Units of rows that are joined from several hook points: each part has its own.
+
+    Args:
+        parts: the units of each part, in the order of a row.
+        widths: how many values of the row are each part's.
+    """
+
+    parts: tuple[Units, ...]
+    widths: tuple[int, ...]
+
+    def enter(self, rows: Tensor) -> Tensor:
+        """Joined rows `[..., sum of widths]` in these units; the dtype as `Units.enter`."""
+        split = zip(self.parts, rows.split(self.widths, -1), strict=True)
+        return torch.cat([units.enter(part) for units, part in split], -1)
+
+    def leave(self, rows: Tensor) -> Tensor:
+        """Joined rows in these units `[..., sum of widths]`, in the units of the stores again."""
+        split = zip(self.parts, rows.split(self.widths, -1), strict=True)
+        return torch.cat([units.leave(part) for units, part in split], -1)
+
+
+AnyUnits = Units | JoinedUnits
+
+
+def join_units(parts: Sequence[Units], widths: Sequence[int]) -> AnyUnits:
+    """The units of rows joined from parts of these widths; of a single part, its own."""
+    return parts[0] if len(parts) == 1 else JoinedUnits(tuple(parts), tuple(widths))

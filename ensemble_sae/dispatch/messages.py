@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ensemble_sae.data.units import Units
+from ensemble_sae.data.units import AnyUnits
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.planner import Task
 from ensemble_sae.dispatch.schedule import Round
@@ -19,9 +19,10 @@ from ensemble_sae.sweep.schema import Train
 class Source:
     """Where the rows of one hook are, in which units they are trained on, how much they vary."""
 
-    store: str
-    units: Units
-    variance: float  # mean over dimensions, in these units: what a mse is divided by
+    stores: tuple[str, ...]  # folders: one per hook point, in the order in which rows are joined
+    units: AnyUnits
+    variance: float  # of what is reconstructed, mean over dimensions, in these units
+    steps: int | None = None  # of the whole training, where that is known
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class WorkerSpec:
     device: Device
     tasks: tuple[Task, ...]
     train: Train
-    sources: Mapping[str, Source]  # by hook
+    sources: Mapping[str, Source]  # by hook, as members name it
     checkpoint: str | None  # folder to continue from
 
 

@@ -1,9 +1,11 @@
 """Hundreds of members -> few groups -> devices, by a model of cost and memory.
 
-Cost of a member's step: 10 B n d FLOP (five products of B n d multiply-adds).
+Cost of a member's step: 10 B n d FLOP (five products of B n d multiply-adds); with a target of its
+own, two of the products are with the input's d and three with the target's.
 Memory of a member: 12 bytes per parameter (itself and two moments, in float32). Of each group the
 members of one slice take as much again (gradient, update, unit rows), and 8 B (n + d) bytes for
-the code, its gradient and the residual. On a GPU there are two chunks of every hook besides.
+the code, its gradient and the residual. On a GPU there are two chunks of every hook besides, on a
+CPU two of those whose rows are joined from several stores (the others are mapped files).
 
 Groups are laid end to end in order of cost and cut into one stretch per device, so that every
 device has the same work to within one member and at most (devices - 1) groups are split.
@@ -46,6 +48,7 @@ class Plan:
     batch_size: int
     parameters: Mapping[str, int]  # of one member, by group name
     chunk_bytes: int
+    joined_bytes: int = 0
 
     def flop_per_step(self, device: int) -> float:
         """FLOP of one step of everything on a device."""
@@ -53,8 +56,7 @@ class Plan:
 
     def memory(self, device: int) -> int:
         """Bytes that the device's worker needs."""
-        tasks, kind = self.tasks[device], self.devices[device].kind
-        return _needed(tasks, self.parameters, self.batch_size, self.chunk_bytes, kind)
+        return _needed(self, self.tasks[device], self.devices[device].kind)
 
     @property
     def balance(self) -> float:
@@ -64,8 +66,14 @@ class Plan:
 
 
 def member_flop(member: Member, batch_size: int) -> float:
-    """10 B n d: FLOP of one dense step of one member."""
-    return 10.0 * batch_size * member.n_dict * member.d_activation
+    """FLOP of one dense step of one member.
+
+    The encoder's product and its gradient are as wide as the input; the decoder's product, its
+    gradient and the code's are as wide as what is reconstructed, which is the input itself if the
+    member has no target: 10 B n d then.
+    """
+    d_in, d_out = member.d_activation, member.d_target or member.d_activation
+    return 2.0 * batch_size * member.n_dict * (2 * d_in + 3 * d_out)
 
 
 def plan(
@@ -75,19 +83,22 @@ def plan(
     batch_size: int,
     parameters: Mapping[str, int],
     chunk_bytes: int,
+    joined_bytes: int = 0,
 ) -> Plan:
     """Spread the groups' members over the devices.
 
     Args:
         parameters: group name -> number of parameters of one of its members.
-        chunk_bytes: size of the largest chunk on a device.
+        chunk_bytes: size of the largest chunk of every hook together.
+        joined_bytes: of those of them that are joined from several stores.
 
     Raises:
         UserError: something cannot fit; names the member or the device and the memory.
     """
     tasks = _cut(groups, devices, batch_size)
     used = tuple(device for device, mine in zip(devices, tasks, strict=True) if mine)
-    made = Plan(used, tuple(t for t in tasks if t), batch_size, dict(parameters), chunk_bytes)
+    sizes = batch_size, dict(parameters), chunk_bytes, joined_bytes
+    made = Plan(used, tuple(t for t in tasks if t), *sizes)
     for index, device in enumerate(made.devices):
         _refuse_what_cannot_fit(made, index, device)
     return made
@@ -114,17 +125,15 @@ def _kind(member: Member) -> tuple[str, int, str]:
     return member.signature, member.n_dict, member.hook
 
 
-def _needed(
-    tasks: tuple[Task, ...],
-    parameters: Mapping[str, int],
-    batch_size: int,
-    chunk_bytes: int,
-    kind: str,
-) -> int:
-    total = 0 if kind == "cpu" else 2 * chunk_bytes  # mapped files are the page cache's
+def _needed(made: Plan, tasks: tuple[Task, ...], kind: str) -> int:
+    """Bytes of some tasks on a device of this kind."""
+    # Mapped files are the page cache's; joined rows are copies.
+    total = 2 * (made.joined_bytes if kind == "cpu" else made.chunk_bytes)
+    batch_size = made.batch_size
     for task in tasks:
-        n, d = task.group.n_dict, task.group.d_activation
-        each = FLOAT * parameters[task.group.name]
+        n = task.group.n_dict
+        d = max(m.d_activation + m.d_target for m in task.members)
+        each = FLOAT * made.parameters[task.group.name]
         width = min(len(task.members), slice_width(batch_size, max(n, d), FLOAT, kind))
         total += STATE * each * len(task.members)
         total += width * (WORKING * each + 2 * FLOAT * batch_size * (n + d))
@@ -134,7 +143,7 @@ def _needed(
 def _refuse_what_cannot_fit(made: Plan, index: int, device: Device) -> None:
     for task in made.tasks[index]:
         one = Task(task.group, task.members[:1])
-        alone = _needed((one,), made.parameters, made.batch_size, made.chunk_bytes, device.kind)
+        alone = _needed(made, (one,), device.kind)
         if alone > device.memory:
             member = task.members[0]
             raise UserError(

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ensemble_sae.dispatch.held_out import features, table_rows
+from ensemble_sae.dispatch.initial import Initials
 from ensemble_sae.dispatch.messages import Source
 from ensemble_sae.dispatch.planner import Task
 from ensemble_sae.dispatch.schedule import Item
 from ensemble_sae.files import write_tensors
-from ensemble_sae.metrics.reconstruction import density_histogram
-from ensemble_sae.randomness import generator
 from ensemble_sae.run.checkpoint import Checkpoint, Part, Position, write_part
-from ensemble_sae.signatures import resolve
-from ensemble_sae.sweep import Member
+from ensemble_sae.signatures import Tensors, resolve
 from ensemble_sae.sweep.schema import Train
-from ensemble_sae.train import Adam, FunctionalEnsemble, Schedule
+from ensemble_sae.train import Dynamics, FunctionalEnsemble, Optimiser
 from ensemble_sae.train.evaluate import evaluate
 from ensemble_sae.train.health import ALIVE
-
-
-def initial(member: Member, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """A member's first params and buffers.
-
-    The draw is named by shape, signature and the member's own seed, not by its place in the
-    sweep: members that differ in l1 alone start equal, so that their comparison is paired.
-    """
-    signature = resolve(member.signature)
-    shape = (member.signature, member.d_activation, member.n_dict)
-    draw = generator(seed, "init", *shape, member.seed)
-    return signature.init(
-        member.d_activation, member.n_dict, generator=draw, **member.hyperparameters
-    )
 
 
 class Trainee:
@@ -49,21 +34,33 @@ class Trainee:
         source: Source,
         device: torch.device,
         checkpoint: Checkpoint | None,
+        sample: Callable[[int], Tensor],
     ) -> None:
         self.task, self.hook = task, task.group.hook
         self.ids = [member.id for member in task.members]
         self._variance = source.variance
         self.position = Position()
-        self.ensemble = _ensemble(task, train, device)
+        initials = Initials(train.seed, task.group.n_dict, sample)
+        make = initials.make if checkpoint is None else initials.shell
+        first = [make(member) for member in task.members]
+        self.ensemble = _ensemble(task, train, first, source.steps, device)
         if checkpoint is not None:
             self.position = checkpoint.part_of(self.ids[0]).position
             self.ensemble.load_state_dict(checkpoint.stacked(self.ids))
 
-    def step(self, batch: Tensor, position: Position) -> bool:
-        """Train on the batch at `position`, unless that was done before an interruption."""
+    def step(
+        self, batch: Tensor, position: Position, around: Callable[[], Iterable[Tensor]]
+    ) -> bool:
+        """Train on the batch at `position`, unless that was done before an interruption.
+
+        Args:
+            around: gives batches of the chunk at hand, for those who want more than one.
+        """
         if position < self.position:
             return False
         self.ensemble.step(batch)
+        if self.ensemble.wants_rows():
+            self.ensemble.resample(around())
         self.position = Position(position.round, position.batch + 1)
         return True
 
@@ -118,41 +115,31 @@ class Trainee:
         if found is None:
             return [{"id": member} for member in self.ids]
         name = f"{self.task.name}.safetensors"
-        tensors = {
-            "members": torch.tensor(self.ids),
-            "rows": torch.tensor(found.rows),
-            "firing": found.firing,
-            "strength": found.strength,
-        }
-        write_tensors(folder / name, tensors)
-        histogram = density_histogram(found.firing, found.rows).tolist()
-        return [
-            {
-                "id": member,
-                "fvu": _number(found.fvu[k]),
-                "l0": _number(found.l0[k]),
-                "dead": _number(found.dead[k]),
-                "density_histogram": histogram[k],
-            }
-            for k, member in enumerate(self.ids)
-        ]
+        write_tensors(folder / name, features(self.ids, found))
+        return table_rows(self.task.members, self.ensemble, found)
 
 
-def _ensemble(task: Task, train: Train, device: torch.device) -> FunctionalEnsemble:
+def _ensemble(
+    task: Task,
+    train: Train,
+    first: list[tuple[Tensors, Tensors]],
+    steps: int | None,
+    device: torch.device,
+) -> FunctionalEnsemble:
     members = task.members
     clips = [math.inf if m.grad_clip is None else m.grad_clip for m in members]
     return FunctionalEnsemble.from_members(
         resolve(task.group.signature),
-        [initial(member, train.seed) for member in members],
+        first,
         lr=[member.lr for member in members],
         grad_clip=torch.tensor(clips, device=device),
-        optimiser=Adam(train.betas, train.eps),
-        schedule=Schedule(train.lr_warmup, train.l1_warmup),
+        dynamics=[Dynamics(**member.dynamics) for member in members],
+        optimiser=Optimiser(
+            train.optimiser, train.betas, train.eps, train.weight_decay, train.momentum
+        ),
         batch_size=train.batch_size,
         kernel=train.kernel,
+        seed=train.seed,
+        steps=steps,
         device=device,
     )
-
-
-def _number(value: Tensor) -> float:
-    return float(value)

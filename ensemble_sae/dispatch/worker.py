@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ensemble_sae.data.feed import Batches, ChunkFeed, row_order
-from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.data.joined import open_rows
+from ensemble_sae.data.sample import sample_rows
 from ensemble_sae.dispatch import child
 from ensemble_sae.dispatch import messages as m
 from ensemble_sae.dispatch.schedule import Item, Round
@@ -52,9 +53,7 @@ class Worker:
         self.pipe, self.stop, self.spec = pipe, stop, spec
         self.device = spec.device.torch
         hooks = dict.fromkeys(task.group.hook for task in spec.tasks)
-        self.feeds = {
-            h: ChunkFeed(ChunkStore.open(spec.sources[h].store), self.device) for h in hooks
-        }
+        self.feeds = {h: ChunkFeed(open_rows(spec.sources[h].stores), self.device) for h in hooks}
         checkpoint = Checkpoint.open(Path(spec.checkpoint)) if spec.checkpoint else None
         self.trainees = [self._trainee(task, checkpoint) for task in spec.tasks]
         self._rows = self._sae_rows = 0
@@ -78,7 +77,12 @@ class Worker:
 
     def _trainee(self, task: Any, checkpoint: Checkpoint | None) -> Trainee:
         source = self.spec.sources[task.group.hook]
-        return Trainee(task, self.spec.train, source, self.device, checkpoint)
+        store, seed = self.feeds[task.group.hook].store, self.spec.train.seed
+
+        def sample(count: int) -> Tensor:
+            return source.units.enter(sample_rows(store, count, seed))
+
+        return Trainee(task, self.spec.train, source, self.device, checkpoint, sample)
 
     def _train(self, round: Round, then: Round | None) -> m.RoundDone | m.Paused:
         """Train on every hook's chunk of a round, or pause where the stop byte says so."""
@@ -104,13 +108,18 @@ class Worker:
             self.feeds[hook].prefetch(then.items[hook].chunk)
         order = row_order(rows.shape[0], self.spec.train.seed, item.epoch, item.chunk)
         batches = self._batches(hook, rows, order)
+        wanted = min(len(batches), -(-self.spec.train.resample_rows // len(batches[0])))
+
+        def around() -> list[Tensor]:
+            return [batches[i] for i in range(wanted)]
+
         first = min(max(t.position, Position(number)) for t in behind).batch
         for index in range(first, len(batches)):
             if self.stop.value:
                 return False
             batch = batches[index]
             for trainee in behind:
-                if trainee.step(batch, Position(number, index)):
+                if trainee.step(batch, Position(number, index), around):
                     self._sae_rows += len(batch) * len(trainee.ids)
             self._rows += len(batch)
             self._beat()

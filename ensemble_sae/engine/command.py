@@ -15,7 +15,7 @@ from ensemble_sae.data.location import data_dir as default_data_dir
 from ensemble_sae.dispatch import devices as device_choice
 from ensemble_sae.dispatch.dispatcher import Interrupted
 from ensemble_sae.dispatch.observer import Observer, Observers
-from ensemble_sae.engine import results, stores
+from ensemble_sae.engine import printed, stores
 from ensemble_sae.engine.display import Display
 from ensemble_sae.engine.dry_run import show
 from ensemble_sae.engine.prepared import prepare
@@ -122,7 +122,7 @@ def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Cons
 
 def _say_the_end(run: Run, display: Display, console: Console) -> None:
     table = run.members.reset_index()
-    results.print_table(table, console)
+    printed.print_table(table, console)
     speed, seconds = display.speed, run.status.get("seconds", 0.0)
     busy, stall = run.status["busy_s"], run.status["stall_s"]
     console.print(

@@ -1,8 +1,9 @@
 """`--discard`: chunks are deleted when nobody will read them again.
 
-A chunk goes when every worker has trained on it and every checkpoint that is kept lies behind
-it, so that a resume never needs it. Held-out chunks stay. `discarded.json` in the store says
-which chunks are gone on purpose; a chunk that was harvested again is there again.
+A chunk goes when every worker has trained on it, for every hook that reads it, and every
+checkpoint that is kept lies behind it, so that a resume never needs it. Held-out chunks stay.
+`discarded.json` in the store says which chunks are gone on purpose; a chunk that was harvested
+again is there again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ensemble_sae.data.hooks import Hook
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.dispatch.observer import Observer
 from ensemble_sae.dispatch.schedule import Round
@@ -22,15 +24,24 @@ MARK = "discarded.json"
 
 
 class Discard(Observer):
-    """Deletes training chunks behind the oldest checkpoint that is kept."""
+    """Deletes training chunks behind the oldest checkpoint that is kept.
+
+    Args:
+        stores: by hook point; hooks: as members name them; rounds: all that are known by now.
+    """
 
     def __init__(
         self,
         stores: Mapping[str, ChunkStore],
+        hooks: Iterable[str],
         rounds: Callable[[], list[Round]],
         checkpoints: Checkpoints,
     ) -> None:
         self._stores, self._rounds, self._checkpoints = stores, rounds, checkpoints
+        points = {hook: Hook.parse(hook).points for hook in hooks}
+        self._readers = {
+            point: [hook for hook, parts in points.items() if point in parts] for point in stores
+        }
 
     def saved(self, checkpoint: Checkpoint) -> None:
         kept = self._checkpoints.all()
@@ -41,8 +52,13 @@ class Discard(Observer):
         self._delete(self._rounds())
 
     def _delete(self, rounds: list[Round]) -> None:
-        for hook, store in self._stores.items():
-            files = [_file(store, round, hook) for round in rounds if hook in round.items]
+        for point, store in self._stores.items():
+            read = [
+                {round.items[hook].chunk for round in rounds if hook in round.items}
+                for hook in self._readers[point]
+            ]
+            used = sorted(set.intersection(*read)) if read else []
+            files = [store.meta.chunks[index].file for index in used]
             there = [file for file in files if (store.path / file).exists()]
             if there:  # said before it is done: a missing chunk must never be a riddle
                 write_json(store.path / MARK, sorted({*_marked(store), *there}))
@@ -78,24 +94,24 @@ def refuse_discarded(
 ) -> None:
     """Say it before the training if a chunk that these rounds need was discarded.
 
+    Args:
+        stores: by hook point.
+
     Raises:
         UserError: names the chunk, and how to make it again.
     """
-    marked = {hook: set(_marked(store)) for hook, store in stores.items()}
+    marked = {point: set(_marked(store)) for point, store in stores.items()}
     for round in rounds:
-        for hook in round.items:
-            file = _file(stores[hook], round, hook)
-            path = stores[hook].path / file
-            if file in marked[hook] and not path.exists():
+        needed = [(p, item) for h, item in round.items.items() for p in Hook.parse(h).points]
+        for point, item in needed:
+            file = stores[point].meta.chunks[item.chunk].file
+            path = stores[point].path / file
+            if file in marked[point] and not path.exists():
                 raise UserError(
                     "A chunk was discarded after another run had trained on it (--discard).",
                     where=str(path),
                     next_step=f"python -m ensemble_sae.harvest {recipe or 'RECIPE'} --overwrite",
                 )
-
-
-def _file(store: ChunkStore, round: Round, hook: str) -> str:
-    return store.meta.chunks[round.items[hook].chunk].file
 
 
 def _marked(store: ChunkStore) -> list[str]:

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from ensemble_sae.config.recipe import AnyRecipe
+from ensemble_sae.data.hooks import points_of
 from ensemble_sae.data.meta import META
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.dispatch import child
@@ -28,7 +29,7 @@ class Harvesting(Protocol):
         ...
 
     def wait_for_first_chunks(self, sources: Sources, hooks: set[str]) -> None:
-        """Return when every hook has a training chunk."""
+        """Return when every point of these hooks has a training chunk."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -81,10 +82,10 @@ class Background:
         return self._ended
 
     def wait_for_first_chunks(self, sources: Sources, hooks: set[str]) -> None:
-        waiting = {hook: sources.paths[hook] for hook in hooks}
+        waiting = {point: sources.paths[point] for point in points_of(hooks)}
         while waiting:
             complete = self.done()
-            waiting = {h: p for h, p in waiting.items() if not _has_chunk(p)}
+            waiting = {at: path for at, path in waiting.items() if not _has_chunk(path)}
             if waiting and complete:
                 return  # check_rows says what is missing
             time.sleep(POLL_S if waiting else 0)

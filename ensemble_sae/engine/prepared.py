@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
+from ensemble_sae.data.hooks import Hook
 from ensemble_sae.dispatch.devices import Device
+from ensemble_sae.dispatch.initial import initial
 from ensemble_sae.dispatch.planner import Plan, member_flop, plan
-from ensemble_sae.dispatch.trainee import initial
-from ensemble_sae.engine.stores import Sources
+from ensemble_sae.engine.stores import Sources, rows_of
 from ensemble_sae.run import Checkpoint
 from ensemble_sae.sweep import Group, Member, Sweep, expand, groups_of
 
@@ -27,7 +28,7 @@ class Prepared:
 
     @property
     def hooks(self) -> set[str]:
-        """The hooks that some member trains on."""
+        """The hooks that some member trains on: points, and expressions over them."""
         return {member.hook for member in self.members}
 
     @property
@@ -49,18 +50,21 @@ def prepare(
     Members that an interruption left at different places go into groups of their own.
 
     Raises:
-        UserError: a bad member, or one that fits on no device.
+        UserError: a bad member, or one that fits on no device; stores that are there but cannot
+            be joined as a member asks.
     """
     members = expand(sweep, sources.widths, where)
     places = {m.id: resume.part_of(m.id).position for m in members} if resume else None
     groups = groups_of(members, places)
     parameters = {group.name: _parameters(group) for group in groups}
+    hooks = {member.hook for member in members}
     made = plan(
         groups,
         devices,
         batch_size=sweep.train.batch_size,
         parameters=parameters,
-        chunk_bytes=_chunk_bytes(sources, {member.hook for member in members}),
+        chunk_bytes=_chunk_bytes(sources, hooks),
+        joined_bytes=_chunk_bytes(sources, {h for h in hooks if len(Hook.parse(h).points) > 1}),
     )
     return Prepared(sweep, sources, members, groups, made)
 
@@ -77,12 +81,13 @@ def _parameters(group: Group) -> int:
 
 
 def _chunk_bytes(sources: Sources, hooks: set[str]) -> int:
+    """As many bytes as the largest chunk, for every one of these hooks."""
     if sources.there:
-        stores = sources.open(hooks).values()
+        stores = rows_of(hooks, sources.open(hooks)).values()
         return max((c.bytes for s in stores for c in s.chunks()), default=0) * len(hooks)
     assert sources.recipe is not None
     rows = sources.recipe.chunk_rows
-    return sum(rows * sources.widths[hook] * 4 for hook in hooks)
+    return sum(rows * sources.widths[p] * 4 for hook in hooks for p in Hook.parse(hook).points)
 
 
 def default_run_folder(sweep: Sweep) -> Path:

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ensemble_sae.data.hooks import Hook
 from ensemble_sae.data.statistics import RunningStatistics
 from ensemble_sae.data.store import ChunkStore
-from ensemble_sae.data.units import Units
+from ensemble_sae.data.units import Units, join_units
 from ensemble_sae.dispatch.devices import hardware
+from ensemble_sae.dispatch.messages import Source
 from ensemble_sae.engine import results
 from ensemble_sae.engine.prepared import Prepared
 from ensemble_sae.errors import UserError
@@ -28,9 +30,9 @@ class Beginning:
 
     Attributes:
         as_written: the first epoch takes the chunks in the order in which they are harvested.
-        units: by hook, what the rows are trained in.
-        variance: by hook, mean over dimensions, in these units.
-        chunks: by hook, a checksum of the store's list of chunks; empty where it still grows.
+        units: by hook point, what the rows are trained in.
+        variance: by hook point, mean over dimensions, in these units.
+        chunks: by hook point, a checksum of the store's list of chunks; empty where it still grows.
     """
 
     as_written: bool
@@ -54,6 +56,27 @@ class Beginning:
         known: Any = read_versioned(layout.sweep)
         units = {hook: Units(u["scale"], tuple(u["shift"])) for hook, u in known["units"].items()}
         return cls(known["as_written"], units, known["variance"], known["chunks"])
+
+    def source(self, hook: str, stores: Mapping[str, ChunkStore]) -> Source:
+        """What a worker must know of a hook that members name: one point, or several joined.
+
+        The variance is that of what is reconstructed: the mean over its dimensions.
+
+        Args:
+            stores: by hook point.
+        """
+        parsed = Hook.parse(hook)
+        widths = {point: stores[point].d_activation for point in parsed.points}
+        units = join_units(
+            [self.units[point] for point in parsed.points],
+            [widths[point] for point in parsed.points],
+        )
+        first, *more = parsed.measured
+        variance = self.variance[first]
+        if more:  # the division need not give back the bits of a single one
+            weighted = sum(self.variance[p] * widths[p] for p in parsed.measured)
+            variance = weighted / sum(widths[p] for p in parsed.measured)
+        return Source(tuple(str(stores[p].path) for p in parsed.points), units, variance)
 
     def check(self, stores: Mapping[str, ChunkStore]) -> None:
         """A run goes on only with the chunks that it began with.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ensemble_sae.data.location import data_dir as default_data_dir
 from ensemble_sae.dispatch import devices as device_choice
 from ensemble_sae.dispatch.dispatcher import Dispatcher, Interrupted
 from ensemble_sae.dispatch.ledger import Ledger
-from ensemble_sae.dispatch.messages import Source, WorkerSpec
+from ensemble_sae.dispatch.messages import WorkerSpec
 from ensemble_sae.dispatch.observer import Observer, Observers
 from ensemble_sae.dispatch.schedule import Round, rounds
 from ensemble_sae.engine import results, stores
@@ -113,14 +114,15 @@ class _Training:
         self.observer, self.checkpoint = observer, checkpoint
         self.position = checkpoint.position if checkpoint else Position()
         self.began = time.time()
-        self.stores = ready.sources.open(ready.hooks)
+        self.stores = ready.sources.open(ready.hooks)  # by hook point
+        self.rows = stores.rows_of(ready.hooks, self.stores)  # by hook, as members name it
         self.checkpoints = Checkpoints(layout.checkpoints)
         self.record = Record(layout, ready)
 
     def begin(self, beginning: Beginning | None, as_written: bool, discard: bool) -> None:
         """Check the stores, then write what a run begins with, or heed what it began with."""
         activations, train = self.ready.sweep.activations, self.ready.sweep.train
-        stores.check_rows(self.stores, train.batch_size)
+        stores.check_rows(self.rows, train.batch_size)
         if beginning is not None:
             beginning.check(self.stores)
         self.as_written = as_written
@@ -131,7 +133,7 @@ class _Training:
         self.checkpoints.clean(self.checkpoint)
         shutil.rmtree(self.layout.features, ignore_errors=True)  # of an interrupted evaluation
         if discard:
-            deletes = Discard(self.stores, lambda: self._more()[0], self.checkpoints)
+            deletes = Discard(self.stores, self.rows, lambda: self._more()[0], self.checkpoints)
             self.observer = Observers(self.observer, deletes)
 
     def train(self, signals: Signals) -> None:
@@ -160,9 +162,10 @@ class _Training:
 
     def _dispatcher(self, ledger: Ledger) -> Dispatcher:
         train, plan, known = self.ready.sweep.train, self.ready.plan, self.beginning
+        steps = self._steps()
         sources = {
-            hook: Source(str(store.path), known.units[hook], known.variance[hook])
-            for hook, store in self.stores.items()
+            hook: replace(known.source(hook, self.stores), steps=steps.get(hook))
+            for hook in self.rows
         }
         folder = str(self.checkpoint.folder) if self.checkpoint else None
         specs = [
@@ -180,12 +183,22 @@ class _Training:
             more=self._more,
         )
 
+    def _steps(self) -> dict[str, int]:
+        """Updates of the whole training by hook; nothing while a harvest goes on."""
+        known, complete = self._more()
+        total = dict.fromkeys(self.rows, 0)
+        for round in known if complete else []:
+            for hook, item in round.items.items():
+                chunk = self.rows[hook].meta.chunks[item.chunk]
+                total[hook] += chunk.rows // self.ready.sweep.train.batch_size
+        return total if complete else {}
+
     def _more(self) -> tuple[list[Round], bool]:
         """All rounds that are known, and whether there will be no others."""
         complete = self.harvesting.done()  # asked before the stores are read
-        for store in self.stores.values():
-            store.refresh()
-        chunks = {h: [c.index for c in s.chunks()] for h, s in self.stores.items()}
+        for rows in self.rows.values():
+            rows.refresh()
+        chunks = {hook: [c.index for c in rows.chunks()] for hook, rows in self.rows.items()}
         train = self.ready.sweep.train
         if complete:
             return rounds(
@@ -199,10 +212,10 @@ class _Training:
         """Tell the observer how much there is to do, and how much of it was done before."""
         train, plan = self.ready.sweep.train, self.ready.plan
         known, complete = self._more()
-        total, done = dict.fromkeys(self.stores, 0), dict.fromkeys(self.stores, 0)
+        total, done = dict.fromkeys(self.rows, 0), dict.fromkeys(self.rows, 0)
         for round in known:
             for hook, item in round.items.items():
-                rows = self.stores[hook].meta.chunks[item.chunk].rows
+                rows = self.rows[hook].meta.chunks[item.chunk].rows
                 rows -= rows % train.batch_size
                 total[hook] += rows
                 if round.number < self.position.round:

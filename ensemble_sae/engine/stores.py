@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble_sae.config.recipe import AnyRecipe, load_recipe
+from ensemble_sae.data.hooks import Hook, is_plain, points_of
+from ensemble_sae.data.joined import Rows, join
 from ensemble_sae.data.location import store_path
 from ensemble_sae.data.meta import META
 from ensemble_sae.data.store import ChunkStore
@@ -17,7 +19,7 @@ from ensemble_sae.sweep.schema import Activations
 
 @dataclass(frozen=True)
 class Sources:
-    """Where each hook's store is (or will be), and how wide its rows are."""
+    """Where each hook point's store is (or will be), and how wide its rows are."""
 
     paths: Mapping[str, Path]
     widths: Mapping[str, int]
@@ -25,8 +27,26 @@ class Sources:
     there: bool  # all of them are on the disk and complete
 
     def open(self, hooks: set[str]) -> dict[str, ChunkStore]:
-        """Open the stores of some hooks, in their order."""
-        return {h: ChunkStore.open(path) for h, path in self.paths.items() if h in hooks}
+        """Open the stores of all points that some hooks are made of, in the points' order."""
+        points = points_of(hooks)
+        return {p: ChunkStore.open(path) for p, path in self.paths.items() if p in points}
+
+
+def rows_of(hooks: Iterable[str], stores: Mapping[str, ChunkStore]) -> dict[str, Rows]:
+    """What members of each hook train on: the store of a point, or those of several, joined.
+
+    Single points come first, in the order of their stores, then expressions by their names: an
+    order that is the same in every process and whatever the order of the members.
+
+    Raises:
+        UserError: the stores of an expression are not of one harvest.
+    """
+    wanted = set(hooks)
+    expressions = {hook: Hook.parse(hook).points for hook in sorted(wanted - stores.keys())}
+    single: dict[str, Rows] = {point: s for point, s in stores.items() if point in wanted}
+    return single | {
+        hook: join([stores[point] for point in points]) for hook, points in expressions.items()
+    }
 
 
 def locate(activations: Activations, data_dir: Path) -> Sources:
@@ -51,7 +71,7 @@ def _from_folder(folder: Path) -> Sources:
     """One store, or a folder with one store per hook."""
     if (folder / META).is_file():
         store = ChunkStore.open(folder)
-        hook = store.meta.source.hook or folder.name
+        hook = _plain(store.meta.source.hook or folder.name, folder)
         return Sources({hook: folder}, {hook: store.d_activation}, None, True)
     found = sorted(path.parent for path in folder.glob(f"*/{META}"))
     if not found:
@@ -62,12 +82,24 @@ def _from_folder(folder: Path) -> Sources:
             allowed="a folder with meta.json, or with one such folder per hook",
             next_step="python -m ensemble_sae.harvest --help, or ChunkStore.write(path, rows)",
         )
-    stores = {path.name: ChunkStore.open(path) for path in found}
+    stores = {_plain(path.name, path): ChunkStore.open(path) for path in found}
     widths = {hook: store.d_activation for hook, store in stores.items()}
     return Sources(dict(zip(stores, found, strict=True)), widths, None, True)
 
 
-def check_rows(stores: Mapping[str, ChunkStore], batch_size: int) -> None:
+def _plain(name: str, folder: Path) -> str:
+    if not is_plain(name):
+        raise UserError(
+            "A hook point of this name would be taken for several.",
+            where=str(folder),
+            found=repr(name),
+            allowed="a name without + and ->",
+            next_step="rename the folder, or write the store with another source.hook",
+        )
+    return name
+
+
+def check_rows(stores: Mapping[str, Rows], batch_size: int) -> None:
     """Every chunk must fill at least one batch.
 
     Raises:

@@ -6,7 +6,7 @@ import glob
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,9 @@ def documents(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """The recipe's documents as (name, text), always in the same order.
 
     The embedded corpus comes in an order drawn from the seed; files sorted by path; a Hugging
-    Face data set, streamed, in its own order. Empty documents are left out.
+    Face data set, streamed, in its own order. Empty documents are left out. A local document's
+    name is relative to the data set's folder, so that it stays when the folder is moved: the
+    side that a document is on is drawn from it.
 
     Raises:
         UserError: nothing there, no such text field (lists the fields), or not reachable.
@@ -104,8 +106,10 @@ def _is_local(dataset: str) -> bool:
     )
 
 
-def _files(dataset: str) -> list[Path]:
+def _files(dataset: str) -> list[tuple[str, Path]]:
+    """The files of a local data set, sorted, each with its name: its path from `_root` on."""
     pattern = Path(dataset).expanduser()
+    root = _root(pattern)
     if pattern.is_dir():
         found = [path for path in pattern.rglob("*") if path.suffix in _KNOWN]
     elif pattern.is_file():
@@ -120,25 +124,35 @@ def _files(dataset: str) -> list[Path]:
             found=dataset,
             allowed=f"a file, a folder or a glob of files that end in {', '.join(sorted(_KNOWN))}",
         )
-    return files
+    return [(path.relative_to(root).as_posix(), path) for path in files]
+
+
+def _root(pattern: Path) -> Path:
+    """The folder itself, a file's folder, or the last folder before a glob's first magic part."""
+    if pattern.is_dir():
+        return pattern
+    if pattern.is_file():
+        return pattern.parent
+    return Path(*takewhile(lambda part: not glob.has_magic(part), pattern.parts))
 
 
 def _local(dataset: str, field: str) -> Iterator[tuple[str, str]]:
-    for path in _files(dataset):
+    for name, path in _files(dataset):
         if path.suffix in JSON_FILES:
-            yield from _json_lines(path, field)
+            yield from ((f"{name}:{n}", text) for n, text in _json_lines(path, field))
         elif path.suffix in PARQUET_FILES:
-            yield from _parquet(path, field)
+            yield from ((f"{name}:{n}", text) for n, text in _parquet(path, field))
         else:
             try:
-                yield str(path), path.read_text(encoding="utf-8")
+                yield name, path.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise CorruptFile(
                     "This file is not UTF-8 text.", where=str(path), found=str(error)
                 ) from None
 
 
-def _json_lines(path: Path, field: str) -> Iterator[tuple[str, str]]:
+def _json_lines(path: Path, field: str) -> Iterator[tuple[int, str]]:
+    """The line's number, from 1, and its text."""
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -150,10 +164,11 @@ def _json_lines(path: Path, field: str) -> Iterator[tuple[str, str]]:
                 raise CorruptFile(
                     "A line is not valid JSON.", where=where, found=str(error)
                 ) from None
-            yield where, _text(record, field, where)
+            yield number, _text(record, field, where)
 
 
-def _parquet(path: Path, field: str) -> Iterator[tuple[str, str]]:
+def _parquet(path: Path, field: str) -> Iterator[tuple[int, str]]:
+    """The row's number, from 0, and its text."""
     import pyarrow
     import pyarrow.parquet
 
@@ -167,8 +182,7 @@ def _parquet(path: Path, field: str) -> Iterator[tuple[str, str]]:
     row = 0
     for batch in file.iter_batches(batch_size=256, columns=[field]):
         for text in batch.column(0).to_pylist():
-            where = f"{path}:{row}"
-            yield where, _text({field: text}, field, where)
+            yield row, _text({field: text}, field, f"{path}:{row}")
             row += 1
 
 

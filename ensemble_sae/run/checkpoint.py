@@ -223,7 +223,7 @@ class Checkpoint:
 
 def _shared(name: str) -> bool:
     """Whether a tensor belongs to all members: the counts, which have no member axis."""
-    return name == "step" or name.startswith("optimiser/count/")
+    return name in ("step", "optimiser/t") or name.startswith("optimiser/count/")
 
 
 class Checkpoints:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from ensemble_sae.data.units import Units
 from ensemble_sae.errors import CorruptFile, UserError, nearest
 from ensemble_sae.run.checkpoint import Checkpoint, Checkpoints
 from ensemble_sae.run.layout import Layout, read_versioned
 from ensemble_sae.run.sae import Sae
+from ensemble_sae.run.units import member_units
 from ensemble_sae.signatures import BUILTIN
 from ensemble_sae.sweep import Member
 
@@ -96,8 +95,8 @@ class Run:
         config = self._members[member]
         params = checkpoint.member(member, "params/", device)
         buffers = checkpoint.member(member, "buffers/", device)
-        units = self._units(config.hook, config.d_activation)
-        return Sae(config, self._signature(config), params, buffers, units)
+        units = member_units(config, self.sweep.get("units"), self._layout)
+        return Sae(config, self._signature(config), params, buffers, *units)
 
     def select(self, **conditions: Any) -> list[Sae]:
         """Load all members whose columns equal the conditions (a list means any of its values).
@@ -125,21 +124,6 @@ class Run:
                 next_step=f"python -m ensemble_sae.big_sweep --run {self.path} --resume",
             )
         return found[-1]
-
-    def _units(self, hook: str, d_activation: int) -> Units:
-        known: Any = self.sweep.get("units")
-        try:
-            units = Units(float(known[hook]["scale"]), tuple(map(float, known[hook]["shift"])))
-            if not (0 < units.scale < math.inf and len(units.shift) in (0, d_activation)):
-                raise ValueError(f"scale {units.scale:g}, {len(units.shift)} values in shift")
-            return units
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFile(
-                "The units that a run was trained in are damaged.",
-                where=f"{self._layout.sweep}: units.{hook}",
-                found=f"{type(error).__name__}: {error}",
-                allowed=f"scale, a number > 0, and shift, a list of {d_activation} or no numbers",
-            ) from None
 
     def _signature(self, config: Member) -> type[Any]:
         if config.signature not in self._signatures:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_sae.data.units import Units
+from ensemble_sae.data.units import AnyUnits
 from ensemble_sae.errors import UserError
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.sweep import Member
@@ -17,13 +17,25 @@ class Sae:
     """A member as a function of rows in the units of the model's activations.
 
     If the sweep trained on centred or scaled rows, that is done and undone here. The code is in
-    the units of the training.
+    the units of the training. A member whose hook has a target reads rows of the inputs and gives
+    rows of the targets; rows of several hook points are joined in the order of the hook.
+
+    Args:
+        units: that rows are read in.
+        target_units: that the reconstruction is in; those of the input if there is no target.
     """
 
     def __init__(
-        self, config: Member, signature: type[Any], params: Tensors, buffers: Tensors, units: Units
+        self,
+        config: Member,
+        signature: type[Any],
+        params: Tensors,
+        buffers: Tensors,
+        units: AnyUnits,
+        target_units: AnyUnits | None = None,
     ) -> None:
         self.config, self.signature, self.units = config, signature, units
+        self.target_units = units if target_units is None else target_units
         self.params, self.buffers = params, buffers
 
     @property
@@ -35,7 +47,7 @@ class Sae:
         """The same SAE on another device."""
         params = {name: tensor.to(device) for name, tensor in self.params.items()}
         buffers = {name: tensor.to(device) for name, tensor in self.buffers.items()}
-        return Sae(self.config, self.signature, params, buffers, self.units)
+        return Sae(self.config, self.signature, params, buffers, self.units, self.target_units)
 
     @torch.no_grad()
     def encode(self, activations: Tensor) -> Tensor:
@@ -47,11 +59,11 @@ class Sae:
 
     @torch.no_grad()
     def decode(self, code: Tensor) -> Tensor:
-        """Rows from a code `[..., n_dict] -> [..., d_activation]`."""
+        """Rows from a code `[..., n_dict] -> [..., d]`: of the targets, or else of the inputs."""
         self._check(code, self.config.n_dict, "code")
         flat = code.reshape(-1, self.config.n_dict).to(self._dtype)
         rows = self._function("decode")(self.params, self.buffers, flat)
-        return self.units.leave(rows).reshape(*code.shape[:-1], -1)
+        return self.target_units.leave(rows).reshape(*code.shape[:-1], -1)
 
     @property
     @torch.no_grad()
@@ -60,7 +72,7 @@ class Sae:
         return self._function("dictionary")(self.params, self.buffers)
 
     def __call__(self, activations: Tensor) -> Tensor:
-        """The reconstruction of rows `[..., d_activation]`."""
+        """The reconstruction of rows `[..., d_activation]`, or what they predict of the targets."""
         return self.decode(self.encode(activations))
 
     def __repr__(self) -> str:

@@ -6,22 +6,53 @@ import importlib
 from typing import Any
 
 from ensemble_sae.errors import UserError, nearest
-from ensemble_sae.signatures.affine import Affine
+from ensemble_sae.signatures.gated import Gated
+from ensemble_sae.signatures.ista import Fista, Lista
+from ensemble_sae.signatures.jumprelu import JumpReLU
+from ensemble_sae.signatures.lp import Lp
+from ensemble_sae.signatures.masked import Masked
+from ensemble_sae.signatures.matryoshka import Matryoshka
+from ensemble_sae.signatures.noise import Noise
+from ensemble_sae.signatures.pairs import Crosscoder, Transcoder
+from ensemble_sae.signatures.positive import Positive
 from ensemble_sae.signatures.protocol import Complete, Loss, Signature, Tensors, hyperparameters
-from ensemble_sae.signatures.tied import Tied
-from ensemble_sae.signatures.untied import Untied
+from ensemble_sae.signatures.relu import Affine, Tied, TiedCentered, Untied
+from ensemble_sae.signatures.rica import Rica
+from ensemble_sae.signatures.semilinear import Semilinear
+from ensemble_sae.signatures.spike_slab import SpikeSlabVae
+from ensemble_sae.signatures.thresholding import Thresholding
+from ensemble_sae.signatures.topk import BatchTopK, TopK
 
-BUILTIN: dict[str, type[Any]] = {"untied": Untied, "tied": Tied, "affine": Affine}
+BUILTIN: dict[str, type[Any]] = {
+    "untied": Untied,
+    "tied": Tied,
+    "tied_centered": TiedCentered,
+    "affine": Affine,
+    "positive": Positive,
+    "masked": Masked,
+    "topk": TopK,
+    "batchtopk": BatchTopK,
+    "matryoshka": Matryoshka,
+    "jumprelu": JumpReLU,
+    "gated": Gated,
+    "thresholding": Thresholding,
+    "lp": Lp,
+    "noise": Noise,
+    "semilinear": Semilinear,
+    "rica": Rica,
+    "fista": Fista,
+    "lista": Lista,
+    "spike_slab_vae": SpikeSlabVae,
+    "transcoder": Transcoder,
+    "crosscoder": Crosscoder,
+}
 
 __all__ = [
     "BUILTIN",
-    "Affine",
     "Complete",
     "Loss",
     "Signature",
     "Tensors",
-    "Tied",
-    "Untied",
     "hyperparameters",
     "name_of",
     "resolve",

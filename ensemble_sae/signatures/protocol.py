@@ -30,11 +30,16 @@ class Signature(Protocol):
 
     `init(d_activation, n_dict, *, generator, **hyperparameters) -> (params, buffers)`
         Two dicts of tensors without an ensemble axis. The keyword-only arguments after
-        `generator` are the signature's hyper-parameters: a sweep may set each of them, and those
-        that differ between members must end up as scalar buffers (`{"l1": torch.tensor(l1)}`).
+        `generator` are the signature's hyper-parameters: a sweep may set each of them. One whose
+        default is a float may differ between the members of a stack and must end up as a scalar
+        buffer (`{"l1": torch.tensor(l1)}`); one whose default is a bool, a whole number or a
+        text is structure, and members that differ in it go into stacks of their own. An argument
+        `widths` is given the widths of the hook points whose rows are joined.
     `loss(params, buffers, batch) -> (total, aux)`
         `batch` `[B, d_activation]`; `total` a scalar; `aux` a dict of scalars. The names `mse`
         (mean squared error per element) and `l0` (mean active features per row) are shown live.
+        `fired` `[n]` (rows on which each feature is active) is what resampling and freezing read;
+        `buffers/NAME` is the value that the buffer NAME takes after the step.
 
     The built-in signatures have more (see `Complete`); where a class lacks one of them, the
     feature that needs it is left out and says so.
@@ -57,6 +62,22 @@ class Complete(Signature, Protocol):
     `decode(params, buffers, code)`       `[B, n] -> [B, d]`, the reconstruction
     `dictionary(params, buffers)`         `[n, d]`, unit rows: the learned directions
     `project(params, buffers)`            params after an update, back inside their constraints
+
+    Optional beside them:
+
+    `target(params, buffers, batch)`      what `decode` is compared with, where not the batch
+    `fit(params, buffers, rows)`          params and buffers that begin from a sample of rows
+    `pad(params, buffers, n_dict)`        the same member with `n_dict` features: see `masked`
+    `limits(d_activation, n_dict)`        name -> Limit of hyper-parameters that depend on shapes
+    `products(hyperparameters)`           matrix products of 2 B n d FLOP in a step (default 5)
+    `FEATURES`                            names of the params whose axis 0 is the feature
+    `OPTIONS`                             further hyper-parameters and their defaults
+    `DRAWS`                               name -> "normal" | "uniform": random numbers `[B, n]` that
+                                          the ensemble draws anew for every step: `draw/NAME`
+    `TAKES_TARGET`, `LEAST_POINTS`        what its hook must be: "A -> B"; so many points
+
+    A buffer `dead` `[n]` is kept at 1 for features that have not fired for a while, a buffer
+    `step` `[]` at the number of updates made.
     """
 
     @staticmethod
@@ -72,17 +93,25 @@ class Complete(Signature, Protocol):
     def project(params: Tensors, buffers: Tensors) -> Tensors: ...
 
 
+GIVEN = ("generator", "widths")  # arguments of `init` that are no hyper-parameters
+
+
+def arguments(signature: type[Any]) -> dict[str, Any]:
+    """Name -> default of the keyword-only arguments of `init`."""
+    return {
+        a.name: a.default
+        for a in inspect.signature(signature.init).parameters.values()
+        if a.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
 def hyperparameters(signature: type[Any]) -> dict[str, Any]:
     """Name -> default of the signature's hyper-parameters (`inspect.Parameter.empty` = required).
 
-    They are the keyword-only arguments of `init`, without `generator`.
+    They are the keyword-only arguments of `init` but for those that are given, and the options.
     """
-    arguments = inspect.signature(signature.init).parameters.values()
-    return {
-        a.name: a.default
-        for a in arguments
-        if a.kind is inspect.Parameter.KEYWORD_ONLY and a.name != "generator"
-    }
+    own = {k: default for k, default in arguments(signature).items() if k not in GIVEN}
+    return own | getattr(signature, "OPTIONS", {})
 
 
 def optional(signature: type[Any], name: str) -> Callable[..., Any] | None:

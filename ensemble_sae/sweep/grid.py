@@ -31,10 +31,8 @@ def axis_values(axis: Any, where: str) -> list[Any]:
     if isinstance(axis, list):
         if not axis:
             raise UserError("An axis without values.", where=where, allowed=AXIS_WORDS)
-        return [
-            v for part in axis for v in (_spaced(part, where) if isinstance(part, dict) else [part])
-        ]
-    if isinstance(axis, dict):
+        return [v for part in axis for v in (_spaced(part, where) if _is_space(part) else [part])]
+    if _is_space(axis):
         return _spaced(axis, where)
     return [axis]
 
@@ -48,6 +46,11 @@ def combinations(grid: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         )
     for chosen in itertools.product(*values):
         yield dict(zip(grid, chosen, strict=True))
+
+
+def _is_space(axis: Any) -> bool:
+    """A table that is no value itself, as `{kind = "centroid"}` is."""
+    return isinstance(axis, dict) and "kind" not in axis
 
 
 def _spaced(axis: dict[str, Any], where: str) -> list[float]:

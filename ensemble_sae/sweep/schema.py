@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from ensemble_sae.config.builtin import find
+from ensemble_sae.config.dynamics import Count, Dynamics, Positive
+from ensemble_sae.config.start import Start
 from ensemble_sae.config.strict import Refused, Strict, read_toml, validate
 from ensemble_sae.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Kind = Literal["adam", "adamw", "radam", "rmsprop", "sgd"]
 Axis = Any  # a scalar, a list, or {logspace = [a, b, n]} / {linspace = [a, b, n]}: see grid.py
 
 
@@ -40,29 +40,51 @@ class Activations(Strict):
         return self
 
 
-class Train(Strict):
-    """How every member is trained. lr, grad_clip and seed may also be axes of the grid."""
+class Train(Dynamics):
+    """How members are trained. Keys of `Dynamics`, seed and init may also be axes of the grid."""
 
     batch_size: Count = Field(1024, description="rows per step")
     epochs: Count = Field(1, description="passes over the training chunks")
-    lr: Positive = Field(1e-3, description="Adam's learning rate")
-    lr_warmup: Steps = Field(0, description="steps until lr is whole")
-    l1_warmup: Steps = Field(0, description="steps until l1 is whole")
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="Adam's decay rates")
-    eps: Positive = Field(1e-8, description="Adam's epsilon")
-    grad_clip: Positive | None = Field(None, description="largest gradient norm of a member")
+    optimiser: Kind = Field("adam", description="how gradients become updates")
+    betas: tuple[float, float] = Field((0.9, 0.999), strict=False, description="decay rates")
+    eps: Positive = Field(1e-8, description="what keeps a division finite")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="of adamw")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    init: Any = Field("signature", description="what directions start from")
+    resample_rows: Count = Field(819_200, description="rows looked at, of the chunk at hand")
     checkpoint_every: Count = Field(1, description="chunks between checkpoints")
     keep_checkpoints: Count = Field(2, description="how many of the latest are kept")
     kernel: Literal["auto", "generic"] = Field("auto", description="which gradient is used")
     seed: int = Field(0, ge=0, description="of the whole run")
 
+    @field_validator("init")
+    @classmethod
+    def _start(cls, init: Any) -> Any:
+        try:
+            Start.parse(init, "init")
+        except UserError as error:
+            raise Refused(
+                error.what, found=error.found, allowed=error.allowed, next_step=error.next_step
+            ) from None
+        return init
+
+    @model_validator(mode="after")
+    def _optimiser_has(self) -> Train:
+        for key, owner in (("weight_decay", "adamw"), ("momentum", "sgd")):
+            if key in self.model_fields_set and self.optimiser != owner:
+                raise Refused(
+                    f"Only {owner} has a {key}.",
+                    where="optimiser",
+                    found=self.optimiser,
+                    allowed=f'optimiser = "{owner}", or no {key}',
+                )
+        return self
+
     @field_validator("betas")
     @classmethod
     def _decay_rates(cls, betas: tuple[float, float]) -> tuple[float, float]:
         if not all(0 <= beta < 1 for beta in betas):
-            raise Refused(
-                "Adam's betas are decay rates.", found=str(list(betas)), allowed="0 <= beta < 1"
-            )
+            raise Refused("Betas are decay rates.", found=str(list(betas)), allowed="0 <= beta < 1")
         return betas
 
 

@@ -1,7 +1,7 @@
 """Training many members at once."""
 
+from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.train.ensemble import FunctionalEnsemble
-from ensemble_sae.train.optimiser import Adam
-from ensemble_sae.train.schedules import Schedule
+from ensemble_sae.train.optimiser import Optimiser
 
-__all__ = ["Adam", "FunctionalEnsemble", "Schedule"]
+__all__ = ["Dynamics", "FunctionalEnsemble", "Optimiser"]

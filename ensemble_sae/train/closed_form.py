@@ -1,6 +1,7 @@
-"""Closed-form gradients of the relu family: untied, tied, affine.
+"""Closed-form gradients of the relu family: untied, tied, tied_centered, affine.
 
-With z = (x - b_d) E^T + b, c = relu(z), r = c D^ + b_d - x and s = 2 / (B d), the total
+With z = (x - b_d) E^T + b, c = relu(z), r = c D^ + b_d - x, where b_d is a learned centre, and
+s = 2 / (B d), the total
 
     mean r^2 + l1 / B * sum c + bias_decay * ||b||
 
@@ -24,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_sae.signatures import Affine, Tensors, Tied, Untied
+from ensemble_sae.signatures import Tensors
+from ensemble_sae.signatures.relu import Affine, Tied, TiedCentered, Untied
 from ensemble_sae.train.gradients import Gradients
 from ensemble_sae.train.kept import Kept
 
@@ -37,10 +39,22 @@ class Form:
     centred: bool = False
     decays_bias: bool = False
 
+    @property
+    def tensors(self) -> set[str]:
+        """Names of the params and buffers that this form knows."""
+        known = {"decoder", "encoder_bias", "l1"}
+        options = {
+            "encoder": not self.tied,
+            "centre": self.centred,
+            "bias_decay": self.decays_bias,
+        }
+        return known | {name for name, there in options.items() if there}
+
 
 FAMILY: dict[type[Any], Form] = {
     Untied: Form(decays_bias=True),
     Tied: Form(tied=True, decays_bias=True),
+    TiedCentered: Form(tied=True, centred=True, decays_bias=True),
     Affine: Form(centred=True),
 }
 
@@ -86,16 +100,18 @@ class ReluFamily:
         grads["encoder_bias"] = d_bias
         if self.form.centred:
             through_code = torch.bmm(d_code.sum(1, keepdim=True), encoder)[:, 0]
-            grads["decoder_bias"] = residual.sum(1) - through_code
+            grads["centre"] = residual.sum(1) - through_code
         total = mean_square + buffers["l1"] * mean_l1 + decay
-        return Gradients(grads, total, {"mse": mean_square, "l0": active.sum((1, 2)) / rows})
+        fired = active.sum(1)
+        aux = {"mse": mean_square, "l0": fired.sum(1) / rows, "fired": fired}
+        return Gradients(grads, total, aux)
 
     def _inputs(self, params: Tensors, batch: Tensor, members: int) -> Tensor:
         """What the encoder reads, `[K, B, d]`: the shared batch, minus each member's centre."""
         if not self.form.centred:
             return batch.expand(members, *batch.shape)
         out = self._kept("inputs", batch, members, *batch.shape)
-        return torch.sub(batch, params["decoder_bias"][:, None, :], out=out)
+        return torch.sub(batch, params["centre"][:, None, :], out=out)
 
     def _weights(
         self,

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.train import optimiser as optimisers
 from ensemble_sae.train import stacking, storage
+from ensemble_sae.train.draws import draws
 from ensemble_sae.train.health import Health
 from ensemble_sae.train.kernels import Kernel, gradient_function
-from ensemble_sae.train.optimiser import Adam
-from ensemble_sae.train.schedules import Schedule
+from ensemble_sae.train.mechanisms import Mechanisms, projected
+from ensemble_sae.train.optimiser import Optimiser
 from ensemble_sae.train.slices import slice_bounds
 from ensemble_sae.train.tally import Tally
 
@@ -27,18 +29,23 @@ class FunctionalEnsemble:
     """K members of one signature and one shape: params and buffers stacked on axis 0.
 
     A member trained among K equals the same member trained alone, to rounding: nothing is
-    shared but the batch, the step count and the schedule. A member whose loss or gradient is
-    not finite keeps its last finite state and no longer moves; the others do not notice.
+    shared but the batch, the step count and the random draws of a step. A member whose loss or
+    gradient is not finite keeps its last finite state and no longer moves; the others do not
+    notice.
 
     Internally the members are stepped in slices whose temporaries fit in a cache; a slice
     shares the stack's memory.
 
     Args:
         signature: a class with `init` and `loss` (see `ensemble_sae.signatures`).
-        params, buffers: stacked tensors `[K, ...]`; the ensemble moves `params` in place.
+        params, buffers: stacked tensors `[K, ...]`; the ensemble moves them in place.
         lr: learning rate of each member, `[K]`.
         grad_clip: largest L2 norm of a member's gradient, `[K]`; None or inf for no clipping.
+        dynamics: schedules, set-points, resampling and more, one per member; their `lr` and
+            `grad_clip` are not read here.
         batch_size: rows of the batches to come; only the slices' width depends on it.
+        seed: of the random draws of steps and resamplings.
+        steps: updates until the end of the training, for schedules that end there.
     """
 
     def __init__(
@@ -49,24 +56,27 @@ class FunctionalEnsemble:
         lr: Tensor,
         *,
         grad_clip: Tensor | None = None,
-        optimiser: Adam | None = None,
-        schedule: Schedule | None = None,
+        dynamics: Sequence[Dynamics] | None = None,
+        optimiser: Optimiser | None = None,
         batch_size: int = 1024,
         kernel: Kernel = "auto",
+        seed: int = 0,
+        steps: int | None = None,
     ) -> None:
         self.signature = signature
         self.params, self.buffers, self.lr = params, buffers, lr
         self.size = stacking.members_in(params)
         self.device = lr.device
-        self.schedule = schedule or Schedule()
-        self.batch_size, self.kernel = batch_size, kernel
-        self.optimiser = optimiser or Adam()
+        self.batch_size, self.kernel, self.seed, self.steps = batch_size, kernel, seed, steps
+        self.optimiser = optimiser or Optimiser()
         self.step_count = 0
         self.grad_clip = torch.full_like(lr, NO_CLIP) if grad_clip is None else grad_clip
         self._clips = bool((self.grad_clip < NO_CLIP).any())
         self.health = Health(self.size, self.device)
         self.tally = Tally(self.size, self.device)
-        self._gradients = gradient_function(signature, kernel)
+        self.dynamics = list(dynamics or [Dynamics.model_validate({})] * self.size)
+        self.mechanisms = Mechanisms(signature, self.dynamics, params, buffers, lr, steps)
+        self._gradients = gradient_function(signature, kernel, {*params, *buffers})
         self._project = _projection(signature, params, buffers)
         self._transformation = self.optimiser.transformation(self.device)
         self._bounds = slice_bounds(params, self.size, batch_size, self.device)
@@ -100,10 +110,47 @@ class FunctionalEnsemble:
 
         Totals and scalars are added to `self.tally`; nothing waits for the device.
         """
-        buffers = self._scheduled_buffers()
+        buffers = self._buffers_of_step(batch.shape[0])
         for index in self._indices():
             self._step_slice(index, buffers, batch)
         self.step_count += 1
+        finished = self.mechanisms.look(self.params, self.buffers, self.step_count)
+        self.health.finish(finished, self.step_count)
+
+    def wants_rows(self) -> bool:
+        """Whether members are to be resampled now, after the last step."""
+        resampling = self.mechanisms.resampling
+        return resampling is not None and bool(resampling.due(self.step_count))
+
+    def resample(self, batches: Iterable[Tensor]) -> Tensor:
+        """Let dead features begin anew (see `Resampling`); returns how many of each member, `[K]`.
+
+        Args:
+            batches: rows `[B, d]` that their directions are drawn from.
+        """
+        resampling = self.mechanisms.resampling
+        if resampling is None:
+            return torch.zeros(self.size, dtype=torch.int64)
+        return resampling.run(self, batches)
+
+    def forget(self, member: int, features: Tensor) -> None:
+        """What the optimiser and the mechanisms remember of features `[m]` that begin anew."""
+        for (start, stop), state in zip(self._bounds, self._states, strict=True):
+            if start <= member < stop:
+                optimisers.forget(state, member - start, features, self.mechanisms.features)
+        self.mechanisms.restart(member, features, self.params)
+
+    def evaluated(self) -> Tensors:
+        """The stacked params that are evaluated and kept: averaged ones where a member has them."""
+        averaging = self.mechanisms.averaging
+        if averaging is None:
+            return self.params
+        return projected(self.signature, averaging.params, self.buffers)
+
+    def member(self, index: int) -> tuple[Tensors, Tensors]:
+        """One member's params and buffers, as views into the stack."""
+        params = {name: tensor[index] for name, tensor in self.params.items()}
+        return params, {name: tensor[index] for name, tensor in self.buffers.items()}
 
     def members(self) -> list[tuple[Tensors, Tensors]]:
         """Each member's params and buffers, as views into the stack."""
@@ -121,6 +168,7 @@ class FunctionalEnsemble:
             "optimiser": optimisers.join(self._states),
             "health": self.health.state_dict(),
             "tally": self.tally.state_dict(),
+            "mechanisms": self.mechanisms.state_dict(),
         }
         flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
         return flat | {"lr": self.lr, "grad_clip": self.grad_clip, "step": self._step_tensor()}
@@ -136,6 +184,7 @@ class FunctionalEnsemble:
         self.step_count = int(state["step"])
         self.health.load_state_dict(_under("health", state))
         self.tally.load_state_dict(_under("tally", state))
+        self.mechanisms.load_state_dict(_under("mechanisms", state))
         stored = _under("optimiser", state)
         for index in self._indices():
             start, stop = self._bounds[index]
@@ -157,14 +206,15 @@ class FunctionalEnsemble:
         return storage.load(cls, Path(path), signature, device)
 
     def _step_slice(self, index: int, buffers: Tensors, batch: Tensor) -> None:
-        params = self._slice(self.params, index)
+        params, tricks = self._slice(self.params, index), self.mechanisms
         start, stop = self._bounds[index]
         gradients, total, aux = self._gradients(params, self._slice(buffers, index), batch)
+        tricks.gradients(start, stop, params, gradients)
         norms = stacking.member_norms(gradients)
         alive = self.health.check(
             start, stop, torch.isfinite(total) & torch.isfinite(norms), self.step_count
         )
-        self.tally.add(start, stop, {"loss": total, **aux}, alive)
+        self.tally.add(start, stop, {"loss": total, **_scalars(aux)}, alive)
         if alive is not None:
             gradients = _zero_unless(alive, gradients)
         if self._clips:
@@ -174,18 +224,33 @@ class FunctionalEnsemble:
         )
         if alive is not None:
             updates = _zero_unless(alive, updates)
-        rates = self.lr[start:stop] * -self.schedule.lr(self.step_count)
+        tricks.updates(start, stop, updates)
+        rates = self._rates(start, stop)
         for name, tensor in params.items():
             tensor.addcmul_(updates[name], stacking.per_member(rates, tensor))
-        self._project_slice(params, self._slice(buffers, index))
+        self._project_slice(params, self._slice(buffers, index), alive)
+        self._move_buffers(start, stop, aux, alive)
+        tricks.observe(start, stop, params, aux, alive, self.step_count + 1)
 
-    def _project_slice(self, params: Tensors, buffers: Tensors) -> None:
+    def _rates(self, start: int, stop: int) -> Tensor:
+        """What updates are multiplied by, `[k]`: downhill at each member's scheduled rate."""
+        factor = self.mechanisms.lr.factor(self.step_count)
+        rates = -self.lr[start:stop]
+        return rates if factor is None else rates * factor[start:stop].to(rates)
+
+    def _move_buffers(self, start: int, stop: int, aux: Tensors, alive: Tensor | None) -> None:
+        """Take over the buffers that a loss moves: `buffers/NAME` in what it reports."""
+        for name, value in _under("buffers", aux).items():
+            part = self.buffers[name][start:stop]
+            part.copy_(_where(alive, value, part))
+
+    def _project_slice(self, params: Tensors, buffers: Tensors, alive: Tensor | None) -> None:
         if self._project is None:
             return
-        projected = torch.func.vmap(self._project)(params, buffers)
-        for name, tensor in projected.items():
+        moved = torch.func.vmap(self._project)(params, buffers)
+        for name, tensor in moved.items():
             if tensor is not params[name]:
-                params[name].copy_(tensor)
+                params[name].copy_(_where(alive, tensor, params[name]))
 
     @staticmethod
     def _clip(gradients: Tensors, norms: Tensor, largest: Tensor) -> None:
@@ -194,11 +259,14 @@ class FunctionalEnsemble:
         for tensor in gradients.values():
             tensor.mul_(stacking.per_member(factors, tensor))
 
-    def _scheduled_buffers(self) -> Tensors:
-        factor = self.schedule.l1(self.step_count)
-        if factor == 1.0 or "l1" not in self.buffers:
-            return self.buffers
-        return self.buffers | {"l1": self.buffers["l1"] * factor}
+    def _buffers_of_step(self, rows: int) -> Tensors:
+        drawn: Tensors = {}
+        if hasattr(self.signature, "DRAWS"):
+            n_dict = self.params["decoder"].shape[1]
+            drawn = draws(
+                self.signature, rows, n_dict, seed=self.seed, step=self.step_count, like=self.lr
+            )
+        return self.mechanisms.buffers(self.buffers, self.step_count, drawn)
 
     def _slice(self, stacked: Tensors, index: int) -> Tensors:
         return stacking.slice_of(stacked, *self._bounds[index])
@@ -220,6 +288,16 @@ def _projection(
     member, own = ({name: t[0] for name, t in tensors.items()} for tensors in (params, buffers))
     projected = project(dict(member), own)
     return None if all(projected[name] is member[name] for name in projected) else project
+
+
+def _where(alive: Tensor | None, moved: Tensor, still: Tensor) -> Tensor:
+    """`moved` for living members, `still` for the others; all live where `alive` is None."""
+    return moved if alive is None else torch.where(stacking.per_member(alive, moved), moved, still)
+
+
+def _scalars(aux: Tensors) -> Tensors:
+    """What is averaged over steps: one number per member, `[k]`."""
+    return {k: t for k, t in aux.items() if t.dim() == 1 and not k.startswith("buffers/")}
 
 
 def _zero_unless(alive: Tensor, stacked: Tensors) -> Tensors:

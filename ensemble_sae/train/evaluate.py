@@ -25,7 +25,7 @@ class Evaluation:
         fvu, l0, dead: `[K]`: fraction of variance unexplained; mean active features per row;
             share of features that fire on no row.
         firing: `[K, n]` int64: rows on which each feature is active.
-        strength: `[K, n]` float32: mean activation over the rows on which it is active, else 0.
+        strength: `[K, n]` float32: mean |activation| over the rows on which it is active, else 0.
     """
 
     rows: int
@@ -38,7 +38,7 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(ensemble: FunctionalEnsemble, batches: Iterable[Tensor]) -> Evaluation | None:
-    """Reconstruct held-out batches `[B, d]` with every member.
+    """Reconstruct held-out batches `[B, d]` with every member, by its averaged params if there are.
 
     None for a signature of your own that lacks `encode` or `decode`.
     """
@@ -47,15 +47,18 @@ def evaluate(ensemble: FunctionalEnsemble, batches: Iterable[Tensor]) -> Evaluat
         return None
     encode_all = vmap(encode, in_dims=(0, 0, None))
     decode_all = vmap(decode, in_dims=(0, 0, 0))
-    variance, sums = Variance(), _Sums(ensemble)
+    wanted_of = optional(ensemble.signature, "target") or (lambda params, buffers, batch: batch)
+    stacked, variance, sums = ensemble.evaluated(), Variance(), _Sums(ensemble)
     for batch in batches:
-        variance.add(batch)
-        bounds = slice_bounds(ensemble.params, ensemble.size, batch.shape[0], ensemble.device)
+        # What is to be reconstructed is a matter of the signature, the same for all its members.
+        wanted = wanted_of(*ensemble.member(0), batch)
+        variance.add(wanted)
+        bounds = slice_bounds(stacked, ensemble.size, batch.shape[0], ensemble.device)
         for start, stop in bounds:
-            params = stacking.slice_of(ensemble.params, start, stop)
+            params = stacking.slice_of(stacked, start, stop)
             buffers = stacking.slice_of(ensemble.buffers, start, stop)
             code = encode_all(params, buffers, batch)
-            error = decode_all(params, buffers, code) - batch
+            error = decode_all(params, buffers, code) - wanted
             sums.add(start, stop, code, error)
     return sums.result(variance)
 
@@ -75,7 +78,7 @@ class _Sums:
             self._strength = code.new_zeros(shape, dtype=torch.float64)
         self._error[start:stop] += error.double().square().sum((1, 2))
         self._firing[start:stop] += (code != 0).sum(1)
-        self._strength[start:stop] += code.sum(1)
+        self._strength[start:stop] += code.abs().sum(1)
 
     def result(self, variance: Variance) -> Evaluation | None:
         if self._firing is None or self._strength is None:

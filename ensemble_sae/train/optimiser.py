@@ -11,9 +11,10 @@ from it stayed at 0, which left Adam's bias correction stuck at its first step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torchopt
 from torch import Tensor
 from torch.optim.adam import adam
 from torchopt.base import GradientTransformation
@@ -22,53 +23,93 @@ from torchopt.transform.scale_by_adam import ScaleByAdamState
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.train.kept import Kept
 
+Kind = Literal["adam", "adamw", "radam", "rmsprop", "sgd"]
+
 
 @dataclass(frozen=True)
-class Adam:
-    """Kingma & Ba 2015, algorithm 1: m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)."""
+class Optimiser:
+    """How gradients become updates, before each member's learning rate.
 
+    adam     Kingma & Ba 2015, algorithm 1: m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
+    adamw    the same plus `weight_decay` * p (Loshchilov & Hutter 2019, algorithm 2)
+    radam    Liu et al. 2020, algorithm 2
+    rmsprop  g / sqrt(v + eps), v <- beta2 v + (1 - beta2) g^2 (Hinton's lecture 6e)
+    sgd      a running sum: u <- `momentum` u + g
+
+    Deviation: rmsprop's decay is `betas[1]`, as Adam's second one.
+    """
+
+    kind: Kind = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.9
 
     def transformation(self, device: torch.device) -> GradientTransformation:
-        """torchopt's `scale_by_adam` through torch's fused kernel; without a learning rate.
+        """The torchopt transformation, without a learning rate."""
+        transform = torchopt.transform
+        if self.kind == "radam":
+            return transform.scale_by_radam(b1=self.betas[0], b2=self.betas[1], eps=self.eps)
+        if self.kind == "rmsprop":
+            return transform.scale_by_rms(alpha=self.betas[1], eps=self.eps)
+        if self.kind == "sgd":
+            return transform.trace(momentum=self.momentum)
+        return _fused_adam(self.betas, self.eps, self.weight_decay)
 
-        One pass over each tensor, where torchopt's own fused operator takes three to five times as
-        long. An update's result is valid until the next update.
-        """
-        kept = Kept()
 
-        def update(
-            updates: Tensors, state: Any, *, params: Tensors | None = None, inplace: bool = True
-        ) -> tuple[Tensors, Any]:
-            if not inplace:
-                state = state._replace(mu=_clones(state.mu), nu=_clones(state.nu))
-            moved = {name: kept.array(name, g).zero_() for name, g in updates.items()}
-            adam(
-                list(moved.values()),
-                [updates[name] for name in moved],
-                [state.mu[name] for name in moved],
-                [state.nu[name] for name in moved],
-                [],
-                [state.count[name].float() for name in moved],  # adam adds one to these copies
-                fused=True,
-                amsgrad=False,
-                beta1=self.betas[0],
-                beta2=self.betas[1],
-                lr=-1.0,  # what zeros become is the update itself, uphill as torchopt has it
-                weight_decay=0.0,
-                eps=self.eps,
-                maximize=False,
-            )
-            return moved, state._replace(count={name: n + 1 for name, n in state.count.items()})
+def _fused_adam(
+    betas: tuple[float, float], eps: float, weight_decay: float
+) -> GradientTransformation:
+    """torchopt's `scale_by_adam` through torch's fused kernel; adamw with a weight decay.
 
-        return GradientTransformation(_adam_state, update)
+    One pass over each tensor, where torchopt's own fused operator takes three to five times as
+    long. An update's result is valid until the next update.
+    """
+    kept = Kept()
+
+    def update(
+        updates: Tensors, state: Any, *, params: Tensors | None = None, inplace: bool = True
+    ) -> tuple[Tensors, Any]:
+        if not inplace:
+            state = state._replace(mu=_clones(state.mu), nu=_clones(state.nu))
+        moved = {name: kept.array(name, g).zero_() for name, g in updates.items()}
+        adam(
+            list(moved.values()),
+            [updates[name] for name in moved],
+            [state.mu[name] for name in moved],
+            [state.nu[name] for name in moved],
+            [],
+            [state.count[name].float() for name in moved],  # adam adds one to these copies
+            fused=True,
+            amsgrad=False,
+            beta1=betas[0],
+            beta2=betas[1],
+            lr=-1.0,  # what zeros become is the update itself, uphill as torchopt has it
+            weight_decay=0.0,
+            eps=eps,
+            maximize=False,
+        )
+        if weight_decay and params is not None:
+            for name, tensor in moved.items():
+                tensor.add_(params[name], alpha=weight_decay)
+        return moved, state._replace(count={name: n + 1 for name, n in state.count.items()})
+
+    return GradientTransformation(_adam_state, update)
 
 
 def _adam_state(params: Tensors) -> Any:
     """Zero moments; the step counts are float64 scalars."""
     counts = {name: t.new_zeros((), dtype=torch.float64) for name, t in params.items()}
     return ScaleByAdamState(mu=_zeros(params), nu=_zeros(params), count=counts)
+
+
+def forget(state: Any, member: int, features: Tensor, names: tuple[str, ...]) -> None:
+    """Zero what a state remembers of some features `[m]` of a member: rows of all its moments."""
+    for tree in state:
+        if isinstance(tree, dict):
+            for name in names:
+                if name in tree and tree[name].dim() > 1:
+                    tree[name][member, features] = 0
 
 
 def _zeros(tensors: Tensors) -> Tensors:
@@ -80,18 +121,22 @@ def _clones(tensors: Tensors) -> Tensors:
 
 
 def flatten(state: Any) -> Tensors:
-    """A state of named fields of dicts -> `{"mu/encoder": ..., "count/encoder": ...}`."""
-    return {
-        f"{field}/{name}": tensor
-        for field, tree in zip(state._fields, state, strict=True)
-        for name, tensor in tree.items()
-    }
+    """A state of named fields -> `{"mu/encoder": ..., "count/encoder": ..., "t": ...}`."""
+    flat: Tensors = {}
+    for field, tree in zip(state._fields, state, strict=True):
+        if isinstance(tree, dict):
+            flat |= {f"{field}/{name}": tensor for name, tensor in tree.items()}
+        else:
+            flat[field] = torch.tensor(tree)  # a count of torchopt's that is no tensor
+    return flat
 
 
 def unflatten(like: Any, tensors: Tensors) -> Any:
     """The inverse of `flatten`, in the structure of `like`."""
     fields = {
         field: {name: tensors[f"{field}/{name}"] for name in tree}
+        if isinstance(tree, dict)
+        else type(tree)(tensors[field].item())
         for field, tree in zip(like._fields, like, strict=True)
     }
     return type(like)(**fields)

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.errors import CorruptFile
 from ensemble_sae.files import open_tensors, write_tensors
 from ensemble_sae.signatures import Tensors, name_of, resolve
-from ensemble_sae.train.optimiser import Adam
-from ensemble_sae.train.schedules import Schedule
+from ensemble_sae.train.optimiser import Optimiser
 
 if TYPE_CHECKING:
     from ensemble_sae.train.ensemble import FunctionalEnsemble
 
 KEY = "ensemble"  # of the header's entry
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def save(ensemble: FunctionalEnsemble, path: Path) -> None:
@@ -28,9 +28,11 @@ def save(ensemble: FunctionalEnsemble, path: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "signature": name_of(ensemble.signature),
         "optimiser": asdict(ensemble.optimiser),
-        "schedule": asdict(ensemble.schedule),
+        "dynamics": [d.model_dump() for d in ensemble.dynamics],
         "batch_size": ensemble.batch_size,
         "kernel": ensemble.kernel,
+        "seed": ensemble.seed,
+        "steps": ensemble.steps,
     }
     write_tensors(path, ensemble.state_dict(), {KEY: json.dumps(about)})
 
@@ -50,16 +52,19 @@ def load(
     file = open_tensors(path)
     about = _about(path, file.metadata())
     state = {name: file.get_tensor(name).to(device) for name in list(file.keys())}
+    stored = about["optimiser"]
     ensemble = make(
         signature or resolve(about["signature"]),
         _part(state, "params/"),
         _part(state, "buffers/"),
         state["lr"].clone(),
         grad_clip=state["grad_clip"].clone(),
-        optimiser=Adam(tuple(about["optimiser"]["betas"]), about["optimiser"]["eps"]),
-        schedule=Schedule(**about["schedule"]),
+        optimiser=Optimiser(**{**stored, "betas": tuple(stored["betas"])}),
+        dynamics=[Dynamics.model_validate(values) for values in about["dynamics"]],
         batch_size=about["batch_size"],
         kernel=about["kernel"],
+        seed=about["seed"],
+        steps=about["steps"],
     )
     ensemble.load_state_dict(state)
     return ensemble

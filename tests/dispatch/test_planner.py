@@ -93,3 +93,23 @@ def test_what_does_not_fit_is_named() -> None:
         planned([member(0, 8), member(1, 100_000)], 1, memory=GIB // 64)
     with pytest.raises(UserError, match=r"(?s)^3000 members.*cpu:0.*largest is member"):
         planned([member(id, 1024) for id in range(3000)], 1, memory=GIB // 4)
+
+
+def test_a_target_costs_what_the_decoder_does() -> None:
+    plain, twice = member(0, 32), member(1, 32, d_activation=32, widths=(16, 16))
+    assert member_flop(plain, 8) == 10 * 8 * 32 * 16
+    assert member_flop(twice, 8) == 10 * 8 * 32 * 32
+    other = member(2, 32, hook="a -> b", widths=(16, 4))
+    assert other.d_target == 4
+    assert member_flop(other, 8) == 2 * 8 * 32 * (2 * 16 + 3 * 4)
+
+
+def test_joined_rows_are_copies_on_a_cpu_too() -> None:
+    groups = groups_of([member(0, 8)])
+    parameters = {group.name: 256 for group in groups}
+    memory = {}
+    for joined in (0, 10**6):
+        sizes = {"chunk_bytes": 10**7, "joined_bytes": joined}
+        made = plan(groups, devices(1), batch_size=64, parameters=parameters, **sizes)
+        memory[joined] = made.memory(0)
+    assert memory[10**6] - memory[0] == 2 * 10**6

@@ -6,6 +6,7 @@ counted from the start of the worker's process. PACE_MS makes every step that sl
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
@@ -15,8 +16,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ensemble_sae.signatures import Tensors
-from ensemble_sae.signatures.tied import Tied
+from ensemble_sae.signatures import BUILTIN, Tensors
+
+Tied = BUILTIN["tied"]
 
 
 class OddError(Exception):
@@ -41,19 +43,25 @@ ACTIONS: dict[str, Callable[[], Any]] = {
 }
 
 
+steps = itertools.count(1)
+
+
+def spring() -> None:
+    """One step more: spring the trap if it is the one."""
+    now = next(steps)
+    time.sleep(float(os.environ.get("PACE_MS", "0")) / 1000)
+    action, _, rest = os.environ.get("TRAP", "").partition("@")
+    step, _, once = rest.partition("@")
+    if action and now == int(step) and not (once and Path(once).exists()):
+        if once:
+            Path(once).touch()
+        ACTIONS[action]()
+
+
 class Trapped(Tied):
     """`tied`, with a trap in its loss."""
 
-    steps = 0
-
     @staticmethod
     def loss(params: Tensors, buffers: Tensors, batch: Tensor) -> Any:
-        Trapped.steps += 1
-        time.sleep(float(os.environ.get("PACE_MS", "0")) / 1000)
-        action, _, rest = os.environ.get("TRAP", "").partition("@")
-        step, _, once = rest.partition("@")
-        if action and Trapped.steps == int(step) and not (once and Path(once).exists()):
-            if once:
-                Path(once).touch()
-            ACTIONS[action]()
+        spring()
         return Tied.loss(params, buffers, batch)

@@ -14,7 +14,7 @@ from rich.console import Console
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.observer import Observer, Observers
 from ensemble_sae.dispatch.planner import plan
-from ensemble_sae.engine import results, wandb_log
+from ensemble_sae.engine import printed, results, wandb_log
 from ensemble_sae.engine.display import Display
 from ensemble_sae.engine.wandb_log import WandbLog, resolve_mode
 from ensemble_sae.errors import UserError
@@ -99,7 +99,7 @@ def test_the_table_marks_the_frontier_and_shows_only_what_varies(sweep):
     assert table["pareto"].tolist() == [True, True, False, False]
     assert {"signature", "l1", "dict_ratio", "bias_decay", "fvu", "l0", "dead"} <= set(table)
     shown, out = console()
-    results.print_table(table, shown)
+    printed.print_table(table, shown)
     text = out.getvalue()
     assert "bias decay" not in text  # the same everywhere
     assert "ratio" not in text

@@ -39,15 +39,37 @@ def test_a_folder_of_files_of_every_kind(tmp_path: Path) -> None:
     table = pyarrow.table({"text": ["p0", None, "p2"], "other": [1, 2, 3]})
     pyarrow.parquet.write_table(table, tmp_path / "sub" / "c.parquet")
     expected = [
-        (f"{tmp_path}/a.jsonl:1", "one"),
-        (f"{tmp_path}/a.jsonl:5", "three"),
-        (f"{tmp_path}/b.txt", "text of b"),
-        (f"{tmp_path}/sub/c.parquet:0", "p0"),
-        (f"{tmp_path}/sub/c.parquet:2", "p2"),
+        ("a.jsonl:1", "one"),
+        ("a.jsonl:5", "three"),
+        ("b.txt", "text of b"),
+        ("sub/c.parquet:0", "p0"),
+        ("sub/c.parquet:2", "p2"),
     ]
     assert list(documents(recipe(tmp_path))) == expected
     assert list(documents(recipe(tmp_path / "*.txt"))) == expected[2:3]
-    assert list(documents(recipe(tmp_path / "sub" / "c.parquet"))) == expected[3:]
+    assert list(documents(recipe(tmp_path / "s*" / "*.parquet"))) == expected[3:]
+    alone = [("c.parquet:0", "p0"), ("c.parquet:2", "p2")]
+    assert list(documents(recipe(tmp_path / "sub" / "c.parquet"))) == alone
+
+
+@pytest.mark.parametrize("pattern", ["", "*", "**/*.txt"])
+def test_sides_stay_when_the_folder_is_moved(
+    tmp_path: Path, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are drawn from names, and a name must not say where the folder lies."""
+    found = []
+    for place in (tmp_path / "here", tmp_path / "some" / "where" / "else"):
+        (place / "texts" / "sub").mkdir(parents=True)
+        for i in range(40):
+            (place / "texts" / f"{'sub/' * (i % 2)}{i}.txt").write_text(f"text {i}")
+        monkeypatch.chdir(place)
+        for folder in (place / "texts", Path("texts"), Path("..") / place.name / "texts"):
+            asked = recipe(folder / pattern if pattern else folder)
+            found.append(list(with_sides(documents(asked), 0.2, 0)))
+        monkeypatch.chdir(place / "texts")
+        found.append(list(with_sides(documents(recipe(pattern or ".")), 0.2, 0)))
+    assert len(found[0]) == (20 if pattern == "*" else 40)
+    assert all(sided == found[0] for sided in found)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])

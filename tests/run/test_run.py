@@ -102,7 +102,8 @@ def test_without_held_out_metrics_members_are_still_a_table(folder: Path) -> Non
     Layout(folder).table.unlink()
     Layout(folder).metrics.unlink()
     run = load(folder)
-    assert set(run.members.columns) == columns - {"fvu", "l0", "dead", "pareto"}
+    held_out = {"fvu", "l0", "dead", "min_cosine", "axis_share", "ultra_low_density", "flags"}
+    assert set(run.members.columns) == columns - held_out - {"pareto"}
     assert run.members.loc[6, "group"] == "affine-n12"
     assert len(run.metrics) == 0
 

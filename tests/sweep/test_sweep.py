@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import asdict
@@ -128,6 +129,40 @@ def test_the_only_hook_needs_no_name(read: Read) -> None:
     assert members[0].hook == "mlp"
 
 
+def test_expressions_over_hook_points(read: Read) -> None:
+    _, members = read(
+        START
+        + '[[grid]]\nsignature = "tied"\ndict_ratio = 2\nhook = ["mlp", "resid+mlp"]\n'
+        + '[[grid]]\nsignature = "kinds:Reads2"\nn_dict = 8\nhook = "mlp + resid"\n'
+        + '[[grid]]\nsignature = "kinds:Predicts"\ndict_ratio = 2\n'
+        + 'hook = ["resid->mlp", "mlp + resid -> resid"]\n'
+    )
+    found = [(m.hook, m.d_activation, m.widths, m.d_target, m.n_dict) for m in members]
+    assert found == [
+        ("mlp", 64, (64,), 0, 128),
+        ("resid + mlp", 96, (32, 64), 0, 192),
+        ("mlp + resid", 96, (64, 32), 0, 8),
+        ("resid -> mlp", 32, (32, 64), 64, 64),
+        ("mlp + resid -> resid", 96, (64, 32, 32), 32, 192),
+    ]
+    assert [group.name for group in groups_of(members)] == [
+        "tied-n128-mlp",
+        "tied-n192-resid_mlp",
+        "Reads2-n8-mlp_resid",
+        "Predicts-n64-resid_-_mlp",
+        "Predicts-n192-mlp_resid_-_resid",
+    ]
+    assert [Member.from_row(json.loads(json.dumps(asdict(m)))) for m in members] == members
+    old = {name: value for name, value in asdict(members[0]).items() if name != "widths"}
+    assert Member.from_row(old).widths == ()
+    assert Member.from_row(old).d_target == 0
+
+
+def test_an_expression_may_be_the_default(read: Read) -> None:
+    text = f'[activations]\nstore = "s"\nhook = "mlp +resid"\n{ONE}'
+    assert read(text)[1][0].hook == "mlp + resid"
+
+
 def test_groups_are_members_of_one_shape(read: Read) -> None:
     _, members = read(
         START + '[grid]\nsignature = ["tied", "untied"]\nhook = ["resid", "mlp"]\n'
@@ -248,6 +283,25 @@ BAD = {
     ),
     "unknown hook": (grid('hook = "resdi"'), ["grid.hook", "'resdi'", "did you mean 'resid'"]),
     "list as hook": (grid('hook = [["resid"]]'), ["grid.hook", "['resid']", "mlp"]),
+    "unknown point": (
+        grid('hook = "resid + mpl"'),
+        ["grid.hook", "'mpl'", "did you mean 'mlp'"],
+    ),
+    "half an expression": (grid('hook = "resid +"'), ["grid.hook", "'resid +'", "A + B -> C"]),
+    "two arrows": (grid('hook = "resid -> mlp -> resid"'), ["grid.hook", "one arrow"]),
+    "a point twice": (grid('hook = "resid + resid"'), ["grid.hook", "twice"]),
+    "a target for tied": (
+        grid('hook = "resid -> mlp"'),
+        ["grid.hook", "'tied' reconstructs what it reads", "'resid -> mlp'"],
+    ),
+    "no target": (
+        alone('signature = "kinds:Predicts"\nn_dict = 8'),
+        ["grid.hook", "'kinds:Predicts' predicts a target", "A -> B"],
+    ),
+    "too few points": (
+        alone('signature = "kinds:Reads2"\nn_dict = 8'),
+        ["grid.hook", "'kinds:Reads2' reads 2 hook points or more", '"A + B"'],
+    ),
     "no hook": ('[activations]\nstore = "s"\n' + ONE, ["grid.hook", "say which", "resid, mlp"]),
     "another's axis": (
         alone('signature = ["tied", "affine"]\nn_dict = 8\nbias_decay = 0.1'),

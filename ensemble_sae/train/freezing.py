@@ -1,0 +1,81 @@
+"""Features that no longer turn are left as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ensemble_sae.config.dynamics import Dynamics
+from ensemble_sae.signatures import Tensors
+from ensemble_sae.train import stacking
+
+
+class Freezing:
+    """At every look, a feature whose direction has a cosine of at least `freeze_at` with itself at
+    the look before, and that is not dead, is frozen: its parameters are no longer updated.
+
+    A member whose features are all frozen is finished, and moves no longer.
+
+    State: `frozen [K, n]` bool, `before [K, n, d]` the directions at the last look.
+    """
+
+    def __init__(
+        self, dynamics: Sequence[Dynamics], directions: Tensor, mask: Tensor | None = None
+    ) -> None:
+        self._every = [d.freeze_every for d in dynamics]
+        self._from = [d.freeze_from for d in dynamics]
+        self._at = [d.freeze_at for d in dynamics]
+        self.before = directions.clone()
+        # Padding does not move: it counts as frozen.
+        self.frozen = directions.new_zeros(directions.shape[:2]) > 0 if mask is None else mask == 0
+
+    def due(self, step: int) -> list[int]:
+        """The members to look at after so many steps."""
+        return [k for k, every in enumerate(self._every) if every and step % every == 0]
+
+    def look(self, members: list[int], directions: Tensor, dead: Tensor, step: int) -> list[int]:
+        """Freeze what is stable; returns the members that are finished by that.
+
+        Args:
+            directions: of all members, unit rows `[K, n, d]`; dead: `[K, n]` bool.
+        """
+        finished = []
+        for k in members:
+            if step >= self._from[k]:
+                cosine = (directions[k] * self.before[k]).sum(-1)
+                self.frozen[k] |= (cosine >= self._at[k]) & ~dead[k]
+                if bool(self.frozen[k].all()):
+                    finished.append(k)
+            self.before[k] = directions[k]
+        return finished
+
+    def hold(self, start: int, stop: int, tensors: Tensors, features: tuple[str, ...]) -> None:
+        """Zero what would move frozen features of members `start..stop`."""
+        frozen = self.frozen[start:stop]
+        for name in features:
+            if name in tensors:
+                mask = frozen.view(*frozen.shape, *[1] * (tensors[name].dim() - 2))
+                tensors[name].masked_fill_(mask, 0)
+
+    def state_dict(self) -> Tensors:
+        return {"frozen": self.frozen, "before": self.before}
+
+    def load_state_dict(self, state: Tensors) -> None:
+        self.frozen.copy_(state["frozen"])
+        self.before.copy_(state["before"])
+
+
+def remove_parallel(gradients: Tensors, params: Tensors, chosen: Tensor) -> None:
+    """Take from each decoder row's gradient its part along the row, for `chosen [k]` members.
+
+    g <- g - (g . D^) D^, so that an update turns a row and does not stretch it (Bricken et al.
+    2023, "Towards Monosemanticity", appendix on training).
+    """
+    decoder, gradient = params["decoder"], gradients["decoder"]
+    norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
+    unit = decoder / torch.where(norms > 0, norms, 1)
+    along = (gradient * unit).sum(-1, keepdim=True)
+    along *= stacking.per_member(chosen.to(along), along)
+    gradient.addcmul_(along, unit, value=-1)
