@@ -8,8 +8,9 @@ from pydantic import Field, model_validator
 
 from ensemble_sae.config.strict import Refused, Strict
 
-Count = Annotated[int, Field(ge=1)]
-Steps = Annotated[int, Field(ge=0)]
+MOST = 2**53  # a float64 counts so far
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Steps = Annotated[int, Field(ge=0, le=MOST)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Shape = Literal["constant", "linear", "cosine"]
@@ -47,6 +48,9 @@ class Dynamics(Strict):
     resample_until: Steps = Field(100_000, description="the last step of a resampling")
     resample_power: Annotated[float, Field(gt=0, le=8)] = Field(
         2.0, description="rows are drawn with a probability ~ loss ** power"
+    )
+    resample_scale: Positive = Field(
+        0.2, description="norm of a new encoder row, in the mean norm of the alive ones"
     )
     freeze_every: Steps = Field(0, description="steps between looks for stable features; 0: never")
     freeze_from: Steps = Field(0, description="no feature is frozen before this step")

@@ -20,7 +20,10 @@ class Strict(BaseModel):
 
 
 class Refused(UserError, ValueError):
-    """What a validator raises: pydantic passes a ValueError on with the place of its field."""
+    """What a validator raises: pydantic passes a ValueError on with the place of its field.
+
+    `where`: a key below that place, for a validator of a whole table.
+    """
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -38,18 +41,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise UserError("This file is not valid TOML.", where=str(path), found=str(error)) from None
 
 
-def validate(model: type[Model], values: Any, where: str) -> Model:
-    """Build `model` from `values`; the first problem becomes a `UserError` at `where: key`."""
+def validate(model: type[Model], values: Any, where: str, below: str = ": ") -> Model:
+    """Build `model` from `values`; the first problem becomes a `UserError` at `where: key`.
+
+    Args:
+        below: what stands between `where` and the key: a dot where `where` ends in a key.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise _explain(problem, model, where) from None
+        raise _explain(problem, model, where, below) from None
 
 
-def _explain(problem: Any, model: type[BaseModel], where: str) -> UserError:
+def _explain(problem: Any, model: type[BaseModel], where: str, below: str) -> UserError:
     location = [str(part) for part in problem["loc"]]
-    place = f"{where}: {'.'.join(location)}" if location else where
+    cause = problem.get("ctx", {}).get("error")
+    if isinstance(cause, Refused) and cause.where:
+        location.append(cause.where)
+    place = f"{where}{below}{'.'.join(location)}" if location else where
     if problem["type"] == "extra_forbidden":
         owner = _model_at(model, location[:-1])
         known = owner.model_fields if owner else {}
@@ -61,20 +71,18 @@ def _explain(problem: Any, model: type[BaseModel], where: str) -> UserError:
         )
     if problem["type"] == "missing":
         return UserError(f"The key {location[-1]!r} is required.", where=place)
-    if problem["type"] == "value_error":
-        cause = problem["ctx"]["error"]
-        if isinstance(cause, Refused):
-            return UserError(
-                cause.what,
-                where=place,
-                found=cause.found,
-                allowed=cause.allowed,
-                next_step=cause.next_step,
-            )
+    if isinstance(cause, Refused):
+        return UserError(
+            cause.what,
+            where=place,
+            found=cause.found,
+            allowed=cause.allowed,
+            next_step=cause.next_step,
+        )
     return UserError(
         "A value is not allowed.",
         where=place,
-        found=repr(problem["input"]),
+        found=repr(problem["input"])[:80],
         allowed=problem["msg"].removeprefix("Value error, ").removeprefix("Input should be "),
     )
 

@@ -30,21 +30,33 @@ def features(ids: list[int], found: Evaluation) -> Tensors:
     }
 
 
+def ended(members: Sequence[Member], ensemble: FunctionalEnsemble) -> list[dict[str, Any]]:
+    """One row per member: how its training ended."""
+    finished = ensemble.health.finished_at.tolist()
+    setpoint, rows = ensemble.mechanisms.setpoint, []
+    for k, member in enumerate(members):
+        row: dict[str, Any] = {"id": member.id}
+        # Not by the stack: who else is in it depends on the number of devices.
+        if setpoint is not None and ensemble.dynamics[k].target_l0 is not None:
+            row["penalty_factor"] = float(setpoint.factor[k])
+        if finished[k] != ALIVE:
+            row["finished_at"] = finished[k]
+        rows.append(row)
+    return rows
+
+
 def table_rows(
     members: Sequence[Member], ensemble: FunctionalEnsemble, found: Evaluation
 ) -> list[dict[str, Any]]:
     """One row per member: held-out metrics, findings, and how its training ended."""
     dictionaries = _dictionaries(ensemble)
-    finished = ensemble.health.finished_at.tolist()
-    setpoint = ensemble.mechanisms.setpoint
     rows = []
-    for k, member in enumerate(members):
+    for k, (member, row) in enumerate(zip(members, ended(members, ensemble), strict=True)):
         firing = found.firing[k, : member.n_dict]  # what lies beyond is padding
         l0, fvu = float(found.l0[k]), float(found.fvu[k])
         atoms = None if dictionaries is None else dictionaries[k][: member.n_dict]
         findings = detect(atoms, firing, found.rows, l0, fvu)
-        row: dict[str, Any] = {
-            "id": member.id,
+        row |= {
             "fvu": fvu,
             "l0": l0,
             "dead": float((firing == 0).double().mean()),
@@ -52,10 +64,6 @@ def table_rows(
             **asdict(findings),
             "flags": ", ".join(findings.flags),
         }
-        if setpoint is not None:
-            row["penalty_factor"] = float(setpoint.factor[k])
-        if finished[k] != ALIVE:
-            row["finished_at"] = finished[k]
         rows.append(row)
     return rows
 

@@ -19,6 +19,11 @@ from ensemble_sae.train.start import directions
 SAMPLE_ROWS = 8192  # at least; twice the largest dictionary where that is more
 
 
+def sample_size(n_dict: int) -> int:
+    """How many rows are looked at for a stack of members of `n_dict` features."""
+    return max(SAMPLE_ROWS, 2 * n_dict)
+
+
 def initial(member: Member, seed: int) -> tuple[Tensors, Tensors]:
     """A member's params and buffers as its signature draws them, before any row was seen.
 
@@ -91,5 +96,5 @@ class Initials:
 
     def _sampled(self) -> Tensor:
         if self._rows is None:
-            self._rows = self._sample(max(SAMPLE_ROWS, 2 * self._n_dict))
+            self._rows = self._sample(sample_size(self._n_dict))
         return self._rows

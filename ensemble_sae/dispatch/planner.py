@@ -1,7 +1,6 @@
 """Hundreds of members -> few groups -> devices, by a model of cost and memory.
 
-Cost of a member's step: 10 B n d FLOP (five products of B n d multiply-adds); with a target of its
-own, two of the products are with the input's d and three with the target's.
+Cost of a member's step: see `cost.member_flop`.
 Memory of a member: 12 bytes per parameter (itself and two moments, in float32). Of each group the
 members of one slice take as much again (gradient, update, unit rows), and 8 B (n + d) bytes for
 the code, its gradient and the residual. On a GPU there are two chunks of every hook besides, on a
@@ -16,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ensemble_sae.dispatch.cost import member_flop
 from ensemble_sae.dispatch.devices import GIB, Device
 from ensemble_sae.errors import UserError
 from ensemble_sae.sweep import Group, Member
@@ -52,7 +52,11 @@ class Plan:
 
     def flop_per_step(self, device: int) -> float:
         """FLOP of one step of everything on a device."""
-        return sum(member_flop(m, self.batch_size) for t in self.tasks[device] for m in t.members)
+        return sum(
+            member_flop(member, self.batch_size, task.group.n_dict)
+            for task in self.tasks[device]
+            for member in task.members
+        )
 
     def memory(self, device: int) -> int:
         """Bytes that the device's worker needs."""
@@ -63,17 +67,6 @@ class Plan:
         """Mean over largest work of the devices: 1 is perfect."""
         work = [self.flop_per_step(i) for i in range(len(self.devices))]
         return sum(work) / len(work) / max(work)
-
-
-def member_flop(member: Member, batch_size: int) -> float:
-    """FLOP of one dense step of one member.
-
-    The encoder's product and its gradient are as wide as the input; the decoder's product, its
-    gradient and the code's are as wide as what is reconstructed, which is the input itself if the
-    member has no target: 10 B n d then.
-    """
-    d_in, d_out = member.d_activation, member.d_target or member.d_activation
-    return 2.0 * batch_size * member.n_dict * (2 * d_in + 3 * d_out)
 
 
 def plan(
@@ -107,18 +100,22 @@ def plan(
 def _cut(groups: list[Group], devices: list[Device], batch_size: int) -> list[tuple[Task, ...]]:
     line = [(g, m) for g in groups for m in g.members]
     # Not by the group's name: an interruption may have split a group, and the line must stay.
-    line.sort(key=lambda gm: (-member_flop(gm[1], batch_size), _kind(gm[1]), gm[1].id))
-    share = sum(member_flop(m, batch_size) for _, m in line) / len(devices)
+    line.sort(key=lambda gm: (-_flop(gm[0], gm[1], batch_size), _kind(gm[1]), gm[1].id))
+    share = sum(_flop(group, member, batch_size) for group, member in line) / len(devices)
     pieces: list[dict[str, list[Member]]] = [{} for _ in devices]
     by_name = {group.name: group for group in groups}
     done = 0.0
     for group, member in line:
-        cost = member_flop(member, batch_size)
+        cost = _flop(group, member, batch_size)
         # The device in whose stretch the middle of this member's work lies.
         index = min(int((done + cost / 2) / share), len(devices) - 1)
         pieces[index].setdefault(group.name, []).append(member)
         done += cost
     return [tuple(Task(by_name[name], tuple(ms)) for name, ms in piece.items()) for piece in pieces]
+
+
+def _flop(group: Group, member: Member, batch_size: int) -> float:
+    return member_flop(member, batch_size, group.n_dict)
 
 
 def _kind(member: Member) -> tuple[str, int, str]:

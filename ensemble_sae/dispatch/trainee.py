@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ensemble_sae.dispatch.held_out import features, table_rows
+from ensemble_sae.dispatch.held_out import ended, features, table_rows
 from ensemble_sae.dispatch.initial import Initials
 from ensemble_sae.dispatch.messages import Source
 from ensemble_sae.dispatch.planner import Task
@@ -46,7 +46,9 @@ class Trainee:
         self.ensemble = _ensemble(task, train, first, source.steps, device)
         if checkpoint is not None:
             self.position = checkpoint.part_of(self.ids[0]).position
-            self.ensemble.load_state_dict(checkpoint.stacked(self.ids))
+            own = self.ensemble.mechanisms.state_dict()
+            unused = {f"mechanisms/{name}": tensor for name, tensor in own.items()}
+            self.ensemble.load_state_dict(checkpoint.stacked(self.ids, unused))
 
     def step(
         self, batch: Tensor, position: Position, around: Callable[[], Iterable[Tensor]]
@@ -113,7 +115,7 @@ class Trainee:
         """Held-out metrics, one row per member; the features' statistics go into `folder`."""
         found = evaluate(self.ensemble, batches)
         if found is None:
-            return [{"id": member} for member in self.ids]
+            return ended(self.task.members, self.ensemble)
         name = f"{self.task.name}.safetensors"
         write_tensors(folder / name, features(self.ids, found))
         return table_rows(self.task.members, self.ensemble, found)

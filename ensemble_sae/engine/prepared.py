@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 
 from ensemble_sae.data.hooks import Hook
+from ensemble_sae.dispatch.cost import member_flop
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.initial import initial
-from ensemble_sae.dispatch.planner import Plan, member_flop, plan
+from ensemble_sae.dispatch.padding import padded_sizes
+from ensemble_sae.dispatch.planner import Plan, plan
+from ensemble_sae.engine.fitting import refuse_singular
 from ensemble_sae.engine.stores import Sources, rows_of
 from ensemble_sae.run import Checkpoint
 from ensemble_sae.sweep import Group, Member, Sweep, expand, groups_of
@@ -24,6 +27,7 @@ class Prepared:
     sources: Sources
     members: list[Member]
     groups: list[Group]
+    sizes: dict[int, int]  # member id -> features of its stack, for those that are padded
     plan: Plan
 
     @property
@@ -34,7 +38,7 @@ class Prepared:
     @property
     def whole_groups(self) -> list[Group]:
         """The groups, also of members that an interruption left at different places."""
-        return groups_of(self.members)
+        return groups_of(self.members, sizes=self.sizes)
 
     @property
     def flop_per_row(self) -> float:
@@ -51,11 +55,15 @@ def prepare(
 
     Raises:
         UserError: a bad member, or one that fits on no device; stores that are there but cannot
-            be joined as a member asks.
+            be joined, or whitened, as a member asks.
     """
     members = expand(sweep, sources.widths, where)
     places = {m.id: resume.part_of(m.id).position for m in members} if resume else None
-    groups = groups_of(members, places)
+    if resume:
+        sizes = {m.id: size for m in members if (size := resume.padded_to(m.id))}
+    else:
+        sizes = padded_sizes(members, sweep.train.batch_size, devices[0].kind)
+    groups = groups_of(members, places, sizes)
     parameters = {group.name: _parameters(group) for group in groups}
     hooks = {member.hook for member in members}
     made = plan(
@@ -66,17 +74,20 @@ def prepare(
         chunk_bytes=_chunk_bytes(sources, hooks),
         joined_bytes=_chunk_bytes(sources, {h for h in hooks if len(Hook.parse(h).points) > 1}),
     )
-    return Prepared(sweep, sources, members, groups, made)
+    if sources.there and resume is None:
+        refuse_singular(sweep, where, sources, members, sizes)
+    return Prepared(sweep, sources, members, groups, sizes, made)
 
 
 def _parameters(group: Group) -> int:
-    """Parameters of one member, counted on tensors without memory."""
+    """Parameters of the largest member, counted on tensors without memory."""
+    member = max(group.members, key=lambda m: m.n_dict)
     with torch.device("meta"):
         try:
-            params, _ = initial(group.members[0], 0)
+            params, _ = initial(member, 0)
         except (RuntimeError, NotImplementedError):  # an init that needs real tensors
             with torch.device("cpu"):
-                params, _ = initial(group.members[0], 0)
+                params, _ = initial(member, 0)
     return sum(tensor.numel() for tensor in params.values())
 
 

@@ -234,10 +234,7 @@ class _Training:
         self, evaluated: list[dict[str, Any]], ledger: Ledger, dispatcher: Dispatcher
     ) -> None:
         members, groups = self.ready.members, self.ready.whole_groups
-        status = {
-            m.id: f"frozen at step {ledger.frozen[m.id]}" if m.id in ledger.frozen else "trained"
-            for m in members
-        }
+        status = results.statuses(members, ledger.frozen, evaluated)
         table = results.make_table(members, groups, status, evaluated)
         results.write_table(self.layout, table)
         results.write_members(self.layout, groups, status)

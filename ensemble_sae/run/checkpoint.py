@@ -138,6 +138,11 @@ class Checkpoint:
         """The part that holds a member."""
         return self._places[member][0]
 
+    def padded_to(self, member: int) -> int | None:
+        """Features of a member's stack, where a mask says which of them are its own."""
+        described = self.part_of(member).tensors.get("buffers/mask")  # `[members, n] F32`
+        return int(described.split("]")[0].split(",")[1]) if described else None
+
     def verify(self) -> None:
         """Compare every file with its checksum.
 
@@ -172,12 +177,21 @@ class Checkpoint:
         names = [name for name in part.tensors if name.startswith(prefix)]
         return {name.removeprefix(prefix): self._row(file, part, name, row) for name in names}
 
-    def stacked(self, members: Iterable[int]) -> Tensors:
-        """The state of some members of one group, stacked in the order asked for."""
+    def stacked(self, members: Iterable[int], missing: Tensors | None = None) -> Tensors:
+        """The state of some members of one group, stacked in the order asked for.
+
+        Args:
+            missing: stacked in the same order: what a member has of tensors that its part lacks.
+                Not every part of a group has the same ones: each keeps what its members need.
+        """
         states = [self.member(member) for member in members]
+        for name, values in (missing or {}).items():
+            for state, value in zip(states, values, strict=True):
+                state.setdefault(name, value.cpu())
         return {
             name: first if _shared(name) else torch.stack([state[name] for state in states])
             for name, first in states[0].items()
+            if all(name in state for state in states)
         }
 
     def _row(self, file: Any, part: Part, name: str, row: int) -> Tensor:

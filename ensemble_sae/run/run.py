@@ -14,8 +14,9 @@ from ensemble_sae.run.checkpoint import Checkpoint, Checkpoints
 from ensemble_sae.run.layout import Layout, read_versioned
 from ensemble_sae.run.sae import Sae
 from ensemble_sae.run.units import member_units
-from ensemble_sae.signatures import BUILTIN
-from ensemble_sae.sweep import Member
+from ensemble_sae.signatures import BUILTIN, Tensors
+from ensemble_sae.signatures.protocol import optional
+from ensemble_sae.sweep import Member, as_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,8 +79,19 @@ class Run:
         path = self._layout.metrics
         return pd.DataFrame(read_rows(path) if path.is_file() else [])
 
-    def sae(self, member: int, *, checkpoint: Checkpoint | None = None, device: str = "cpu") -> Sae:
+    def sae(
+        self,
+        member: int,
+        *,
+        checkpoint: Checkpoint | None = None,
+        device: str = "cpu",
+        averaged: bool = True,
+    ) -> Sae:
         """Load one member, by id, from the latest checkpoint or a given one.
+
+        Args:
+            averaged: the parameters that are evaluated, which are averages where the member has
+                an `ema`; False for those that are trained.
 
         Raises:
             UserError: no such member. CorruptFile: its file is damaged.
@@ -93,10 +105,16 @@ class Run:
             )
         checkpoint = checkpoint or self._latest()
         config = self._members[member]
-        params = checkpoint.member(member, "params/", device)
+        signature = self._signature(config)
         buffers = checkpoint.member(member, "buffers/", device)
+        if averaged and config.dynamics.get("ema"):
+            params = _averages(checkpoint, config, signature, buffers, device)
+        else:
+            params = checkpoint.member(member, "params/", device)
+        if cut := optional(signature, "cut"):  # what lies beyond its own features is padding
+            params, buffers = cut(params, buffers, config.n_dict)
         units = member_units(config, self.sweep.get("units"), self._layout)
-        return Sae(config, self._signature(config), params, buffers, *units)
+        return Sae(config, signature, params, buffers, *units)
 
     def select(self, **conditions: Any) -> list[Sae]:
         """Load all members whose columns equal the conditions (a list means any of its values).
@@ -154,7 +172,7 @@ class Run:
         import pandas as pd
 
         if not self._layout.table.is_file():
-            return pd.DataFrame([entry.as_row() for entry in self._entries]).set_index("id")
+            return pd.DataFrame(as_rows(self._entries)).set_index("id")
         try:
             table = pd.read_parquet(self._layout.table).set_index("id")
         except Exception as error:  # pyarrow has many ways to say that bytes make no sense
@@ -172,6 +190,21 @@ class Run:
                 allowed=f"the {len(self._members)} of {self._layout.members.name}",
             )
         return table
+
+
+def _averages(
+    checkpoint: Checkpoint, config: Member, signature: type[Any], buffers: Tensors, device: str
+) -> Tensors:
+    """A member's averaged params, back inside their constraints."""
+    params = checkpoint.member(config.id, "mechanisms/average/", device)
+    if not params:
+        raise CorruptFile(
+            "A checkpoint lacks the averaged parameters of a member.",
+            where=f"{checkpoint.folder}: member {config.id}",
+            next_step=f"run.sae({config.id}, averaged=False)",
+        )
+    project = optional(signature, "project")
+    return params if project is None else project(params, buffers)
 
 
 @dataclass(frozen=True)

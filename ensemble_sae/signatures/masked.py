@@ -57,3 +57,9 @@ class Masked(Untied):
 
         wide = {k: padded(t) if k in cls.FEATURES else t for k, t in params.items()}
         return wide, {k: padded(t) if k in ("mask", "dead") else t for k, t in buffers.items()}
+
+    @classmethod
+    def cut(cls, params: Tensors, buffers: Tensors, n_dict: int) -> tuple[Tensors, Tensors]:
+        """The inverse of `pad`: the first `n_dict` features."""
+        own = {k: t[:n_dict] if k in cls.FEATURES else t for k, t in params.items()}
+        return own, {k: t[:n_dict] if k in ("mask", "dead") else t for k, t in buffers.items()}

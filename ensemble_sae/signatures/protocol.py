@@ -68,6 +68,7 @@ class Complete(Signature, Protocol):
     `target(params, buffers, batch)`      what `decode` is compared with, where not the batch
     `fit(params, buffers, rows)`          params and buffers that begin from a sample of rows
     `pad(params, buffers, n_dict)`        the same member with `n_dict` features: see `masked`
+    `cut(params, buffers, n_dict)`        the inverse of `pad`
     `limits(d_activation, n_dict)`        name -> Limit of hyper-parameters that depend on shapes
     `products(hyperparameters)`           matrix products of 2 B n d FLOP in a step (default 5)
     `FEATURES`                            names of the params whose axis 0 is the feature

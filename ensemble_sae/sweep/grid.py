@@ -18,7 +18,8 @@ SPACES = {
 MOST = 100_000  # members of one grid, and values of one axis
 AXIS_WORDS = (
     "a value, a list of them, {logspace = [first exponent, last exponent, count]}, "
-    f"or {{linspace = [first, last, count]}}; count from 1 to {MOST:,}"
+    f"or {{linspace = [first, last, count]}}; count from 1 to {MOST:,}; "
+    'an init may be {kind = "centroid", rare = 0.05}'
 )
 
 

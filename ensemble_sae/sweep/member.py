@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.config.start import Start
 
 Value = float | int | bool | str
@@ -58,6 +59,16 @@ class Member:
     def from_row(row: Mapping[str, Any]) -> Member:
         """The inverse of `dataclasses.asdict`, also through JSON, which has no tuples."""
         return Member(**{**row, "widths": tuple(row.get("widths", ()))})
+
+
+def as_rows(members: Sequence[Member]) -> list[dict[str, Any]]:
+    """One flat row per member, for tables; without dynamics that nobody has changed."""
+    rows = [member.as_row() for member in members]
+    known = {name: field.default for name, field in Dynamics.model_fields.items()}
+    never = [
+        n for n in known if all(n in m.dynamics and m.dynamics[n] == known[n] for m in members)
+    ]
+    return [{key: value for key, value in row.items() if key not in never} for row in rows]
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,19 @@ class Train(Dynamics):
             Start.parse(init, "init")
         except UserError as error:
             raise Refused(
-                error.what, found=error.found, allowed=error.allowed, next_step=error.next_step
+                error.what,
+                where=str(error.where).removeprefix("init").removeprefix("."),
+                found=error.found,
+                allowed=error.allowed,
+                next_step=error.next_step,
             ) from None
         return init
 
     @model_validator(mode="after")
     def _optimiser_has(self) -> Train:
         for key, owner in (("weight_decay", "adamw"), ("momentum", "sgd")):
-            if key in self.model_fields_set and self.optimiser != owner:
+            changed = getattr(self, key) != type(self).model_fields[key].default
+            if changed and self.optimiser != owner:  # a run's sweep.json has every key
                 raise Refused(
                     f"Only {owner} has a {key}.",
                     where="optimiser",

@@ -103,7 +103,7 @@ def dynamics_of(
     """
     shared = {name: getattr(train, name) for name in DYNAMICS}
     given = {name: values[name] for name in DYNAMICS if name in values}
-    found = validate(Dynamics, shared | given, where)
+    found = validate(Dynamics, shared | given, where, below=".")
     penalty = next((name for name in PENALTIES if name in own), None)
     if found.target_l0 is not None:
         if found.target_l0 > n_dict:

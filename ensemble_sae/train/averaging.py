@@ -21,6 +21,7 @@ class Averaging:
 
     def __init__(self, decays: Tensor, params: Tensors) -> None:
         self._decays = decays
+        self.chosen = decays > 0
         self.params = {name: tensor.clone() for name, tensor in params.items()}
 
     def update(self, start: int, stop: int, params: Tensors, step: int) -> None:

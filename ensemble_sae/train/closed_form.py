@@ -1,7 +1,7 @@
 """Closed-form gradients of the relu family: untied, tied, tied_centered, affine.
 
-With z = (x - b_d) E^T + b, c = relu(z), r = c D^ + b_d - x, where b_d is a learned centre, and
-s = 2 / (B d), the total
+With z = (x - b_d) E^T + b, c = relu(z), r = c D^ + b_d - x, where b_d is a centre (learned, or
+a buffer that stays), and s = 2 / (B d), the total
 
     mean r^2 + l1 / B * sum c + bias_decay * ||b||
 
@@ -74,7 +74,7 @@ class ReluFamily:
         norms.masked_fill_(norms == 0, 1)  # as `parts.unit_rows`
         dictionary = torch.div(decoder, norms, out=kept("dictionary", decoder))
         encoder = dictionary if self.form.tied else params["encoder"]
-        inputs = self._inputs(params, batch, members)
+        inputs = self._inputs(params, buffers, batch, members)
 
         code = torch.bmm(inputs, encoder.mT, out=kept("code", batch, members, rows, n_dict))
         code.add_(bias[:, None, :]).relu_()
@@ -98,7 +98,7 @@ class ReluFamily:
             rate = torch.where(length > 0, buffers["bias_decay"] / length, 0)
             d_bias.addcmul_(bias, rate[:, None])
         grads["encoder_bias"] = d_bias
-        if self.form.centred:
+        if "centre" in params:
             through_code = torch.bmm(d_code.sum(1, keepdim=True), encoder)[:, 0]
             grads["centre"] = residual.sum(1) - through_code
         total = mean_square + buffers["l1"] * mean_l1 + decay
@@ -106,12 +106,13 @@ class ReluFamily:
         aux = {"mse": mean_square, "l0": fired.sum(1) / rows, "fired": fired}
         return Gradients(grads, total, aux)
 
-    def _inputs(self, params: Tensors, batch: Tensor, members: int) -> Tensor:
+    def _inputs(self, params: Tensors, buffers: Tensors, batch: Tensor, members: int) -> Tensor:
         """What the encoder reads, `[K, B, d]`: the shared batch, minus each member's centre."""
         if not self.form.centred:
             return batch.expand(members, *batch.shape)
+        centre = params["centre"] if "centre" in params else buffers["centre"]
         out = self._kept("inputs", batch, members, *batch.shape)
-        return torch.sub(batch, params["centre"][:, None, :], out=out)
+        return torch.sub(batch, centre[:, None, :], out=out)
 
     def _weights(
         self,

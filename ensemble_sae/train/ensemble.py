@@ -145,7 +145,11 @@ class FunctionalEnsemble:
         averaging = self.mechanisms.averaging
         if averaging is None:
             return self.params
-        return projected(self.signature, averaging.params, self.buffers)
+        averaged = projected(self.signature, averaging.params, self.buffers)
+        return {
+            name: _where(averaging.chosen, averaged[name], tensor)
+            for name, tensor in self.params.items()
+        }
 
     def member(self, index: int) -> tuple[Tensors, Tensors]:
         """One member's params and buffers, as views into the stack."""
@@ -228,7 +232,7 @@ class FunctionalEnsemble:
         rates = self._rates(start, stop)
         for name, tensor in params.items():
             tensor.addcmul_(updates[name], stacking.per_member(rates, tensor))
-        self._project_slice(params, self._slice(buffers, index), alive)
+        self._project_slice(start, stop, params, self._slice(buffers, index), alive)
         self._move_buffers(start, stop, aux, alive)
         tricks.observe(start, stop, params, aux, alive, self.step_count + 1)
 
@@ -244,13 +248,16 @@ class FunctionalEnsemble:
             part = self.buffers[name][start:stop]
             part.copy_(_where(alive, value, part))
 
-    def _project_slice(self, params: Tensors, buffers: Tensors, alive: Tensor | None) -> None:
+    def _project_slice(
+        self, start: int, stop: int, params: Tensors, buffers: Tensors, alive: Tensor | None
+    ) -> None:
         if self._project is None:
             return
         moved = torch.func.vmap(self._project)(params, buffers)
+        moved = {name: tensor for name, tensor in moved.items() if tensor is not params[name]}
+        self.mechanisms.projection(start, stop, params, moved)
         for name, tensor in moved.items():
-            if tensor is not params[name]:
-                params[name].copy_(_where(alive, tensor, params[name]))
+            params[name].copy_(_where(alive, tensor, params[name]))
 
     @staticmethod
     def _clip(gradients: Tensors, norms: Tensor, largest: Tensor) -> None:

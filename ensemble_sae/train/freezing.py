@@ -53,11 +53,22 @@ class Freezing:
 
     def hold(self, start: int, stop: int, tensors: Tensors, features: tuple[str, ...]) -> None:
         """Zero what would move frozen features of members `start..stop`."""
-        frozen = self.frozen[start:stop]
         for name in features:
             if name in tensors:
-                mask = frozen.view(*frozen.shape, *[1] * (tensors[name].dim() - 2))
-                tensors[name].masked_fill_(mask, 0)
+                tensors[name].masked_fill_(self._mask(start, stop, tensors[name]), 0)
+
+    def keep(
+        self, start: int, stop: int, params: Tensors, moved: Tensors, features: tuple[str, ...]
+    ) -> None:
+        """Frozen features as they are in `params`: to project again moves the last digit."""
+        for name in features:
+            if name in moved:
+                mask = self._mask(start, stop, moved[name])
+                moved[name] = torch.where(mask, params[name], moved[name])
+
+    def _mask(self, start: int, stop: int, like: Tensor) -> Tensor:
+        frozen = self.frozen[start:stop]
+        return frozen.view(*frozen.shape, *[1] * (like.dim() - 2))
 
     def state_dict(self) -> Tensors:
         return {"frozen": self.frozen, "before": self.before}

@@ -40,7 +40,7 @@ class Health:
     def finish(self, members: list[int], step: int) -> None:
         """These members have nothing left to learn."""
         for member in members:
-            if self.finished_at[member] == ALIVE:
+            if self.alive[member]:
                 self.finished_at[member] = step
 
     def state_dict(self) -> Tensors:

@@ -82,6 +82,11 @@ class Mechanisms:
         if self.freezing is not None:
             self.freezing.hold(start, stop, updates, self.features)
 
+    def projection(self, start: int, stop: int, params: Tensors, moved: Tensors) -> None:
+        """Change what a projection makes of members `start..stop`, in place."""
+        if self.freezing is not None:
+            self.freezing.keep(start, stop, params, moved, self.features)
+
     def observe(
         self, start: int, stop: int, params: Tensors, aux: Tensors, alive: Tensor | None, step: int
     ) -> None:

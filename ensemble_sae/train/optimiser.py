@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 from torchopt.base import GradientTransformation
 from torchopt.transform.scale_by_adam import ScaleByAdamState
+from torchopt.transform.trace import TraceState
 
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.train.kept import Kept
@@ -33,10 +34,12 @@ class Optimiser:
     adam     Kingma & Ba 2015, algorithm 1: m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + eps)
     adamw    the same plus `weight_decay` * p (Loshchilov & Hutter 2019, algorithm 2)
     radam    Liu et al. 2020, algorithm 2
-    rmsprop  g / sqrt(v + eps), v <- beta2 v + (1 - beta2) g^2 (Hinton's lecture 6e)
+    rmsprop  g / (sqrt(v) + eps), v <- beta2 v + (1 - beta2) g^2 (Hinton's lecture 6e)
     sgd      a running sum: u <- `momentum` u + g
 
-    Deviation: rmsprop's decay is `betas[1]`, as Adam's second one.
+    Deviations: adamw's decay is multiplied by the learning rate too; radam rectifies from
+    rho > 5 on, as its authors' code does, and adds eps to sqrt(v); rmsprop's decay is `betas[1]`,
+    as Adam's second one.
     """
 
     kind: Kind = "adam"
@@ -53,8 +56,9 @@ class Optimiser:
         if self.kind == "rmsprop":
             return transform.scale_by_rms(alpha=self.betas[1], eps=self.eps)
         if self.kind == "sgd":
-            return transform.trace(momentum=self.momentum)
-        return _fused_adam(self.betas, self.eps, self.weight_decay)
+            return _running_sum(self.momentum)
+        decay = self.weight_decay if self.kind == "adamw" else 0.0
+        return _fused_adam(self.betas, self.eps, decay)
 
 
 def _fused_adam(
@@ -95,6 +99,22 @@ def _fused_adam(
         return moved, state._replace(count={name: n + 1 for name, n in state.count.items()})
 
     return GradientTransformation(_adam_state, update)
+
+
+def _running_sum(momentum: float) -> GradientTransformation:
+    """torchopt's `trace`, which leaves the momentum out of the first update it is asked for: also
+    of the first one after a state was loaded. Here what an update does is told by the state alone.
+    """
+
+    def update(
+        updates: Tensors, state: Any, *, params: Tensors | None = None, inplace: bool = True
+    ) -> tuple[Tensors, Any]:
+        trace = state.trace if inplace else _clones(state.trace)
+        for name, gradient in updates.items():
+            trace[name].mul_(momentum).add_(gradient)
+        return _clones(trace), TraceState(trace=trace)  # what is returned may be changed in place
+
+    return GradientTransformation(lambda params: TraceState(trace=_zeros(params)), update)
 
 
 def _adam_state(params: Tensors) -> Any:

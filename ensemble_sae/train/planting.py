@@ -50,8 +50,9 @@ def replant(
 ) -> None:
     """Start some features of one member again, in place.
 
-    D row := the direction at unit norm; E row := the direction at `scale` times the mean norm of
-    the alive encoder rows; every number of a feature (bias, threshold) := its value at the start.
+    D row := the direction at the mean norm of the alive decoder rows (in D^: unit norm); E row :=
+    the direction at `scale` times the mean norm of the alive encoder rows; every number of a
+    feature (bias, threshold) := its value at the start.
 
     Args:
         params: one member's, without a member axis; changed in place.

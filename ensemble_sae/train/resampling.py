@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from ensemble_sae.train import planting
 if TYPE_CHECKING:
     from ensemble_sae.train.ensemble import FunctionalEnsemble
 
-ENCODER_SCALE = 0.2  # of the mean norm of the alive encoder rows
-
 
 class Resampling:
     """At its steps a member's dead features take the directions of rows it explains badly.
@@ -31,7 +29,8 @@ class Resampling:
     Source: Bricken et al. 2023, "Towards Monosemanticity", appendix "Neuron Resampling": steps
     25,000 to 100,000, silence of 12,500 steps, 819,200 rows, power 2 (the square of the loss; 1/2
     is the root, as a summary of the procedure has it). Deviations: the rows are those of the chunk
-    at hand, as many as `resample_rows`; silence is counted in steps (`dead_after`).
+    at hand, as many as `resample_rows`; silence is counted in steps (`dead_after`); the encoder's
+    new norm can be set, since 0.2 of the others' is too short to be among a top k.
 
     Draws are keyed by (seed, step): nothing depends on who else is in the ensemble.
     """
@@ -74,10 +73,28 @@ class Resampling:
             directions = self._directions(ensemble, k, params, buffers, rows, len(features), step)
             resets = {name: value[k] for name, value in self.resets.items()}
             planting.replant(
-                ensemble.signature, params, resets, features, directions, ~dead[k], ENCODER_SCALE
+                ensemble.signature,
+                params,
+                resets,
+                features,
+                directions,
+                ~dead[k],
+                self._dynamics[k].resample_scale,
             )
+            self._constrain(ensemble.signature, params, buffers, features)
             ensemble.forget(k, features)
         return counts
+
+    def _constrain(
+        self, signature: type[Any], params: Tensors, buffers: Tensors, features: Tensor
+    ) -> None:
+        """What began anew is inside the member's constraints, before anyone looks at it."""
+        project = optional(signature, "project")
+        if project is not None:
+            moved = project(params, buffers)
+            for name in self._features:
+                if name in params:
+                    params[name][features] = moved[name][features]
 
     def _directions(
         self,

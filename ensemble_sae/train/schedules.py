@@ -56,7 +56,6 @@ class Schedule:
             return None
         rise = ((step + 1) / self._warmup.clamp_min(1)).clamp(max=1)
         time = ((step + 1 - self._warmup) / self._length).clamp(0, 1)
-        linear = 1 + (self._end - 1) * time
-        cosine = self._end + (1 - self._end) * (1 + torch.cos(torch.pi * time)) / 2
-        fall = torch.where(self._shape == 1, linear, torch.where(self._shape == 2, cosine, 1.0))
-        return rise * fall
+        cosine = (1 - torch.cos(torch.pi * time)) / 2
+        done = torch.where(self._shape == 1, time, torch.where(self._shape == 2, cosine, 0.0))
+        return rise * torch.lerp(torch.ones_like(done), self._end, done)  # exact at both ends

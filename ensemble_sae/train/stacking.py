@@ -62,9 +62,12 @@ def per_member(values: Tensor, like: Tensor) -> Tensor:
 
 
 def member_norms(stacked: Tensors) -> Tensor:
-    """L2 norm over all tensors of each member, `[K]`; not finite if any element is not."""
+    """L2 norm over all tensors of each member, `[K]`; not finite if any element is not.
+
+    Summed by name, so that the bits do not depend on the order that a file has.
+    """
     squares = [
         torch.linalg.vector_norm(tensor.flatten(1) if tensor.dim() > 1 else tensor[:, None], dim=1)
-        for tensor in stacked.values()
+        for _, tensor in sorted(stacked.items())
     ]
     return torch.linalg.vector_norm(torch.stack(squares), dim=0)

@@ -47,7 +47,7 @@ def load(
 
     Raises:
         UserError: no such file, or an unknown signature.
-        CorruptFile: the file is damaged, or no ensemble, or of a newer schema.
+        CorruptFile: the file is damaged, or no ensemble, or of another schema.
     """
     file = open_tensors(path)
     about = _about(path, file.metadata())
@@ -88,6 +88,14 @@ def _about(path: Path, metadata: dict[str, str] | None) -> dict[str, Any]:
             found=str(version),
             allowed=f"up to {SCHEMA_VERSION}",
             next_step="pip install --upgrade ensemble-sae",
+        )
+    if version < SCHEMA_VERSION:
+        raise CorruptFile(
+            "This ensemble was written by an older version of ensemble-sae.",
+            where=f"{path}: schema_version",
+            found=str(version),
+            allowed=str(SCHEMA_VERSION),
+            next_step="load it with the version that wrote it",
         )
     return about
 

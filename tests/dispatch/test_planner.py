@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from ensemble_sae.dispatch.cost import member_flop
 from ensemble_sae.dispatch.devices import GIB, Device
-from ensemble_sae.dispatch.planner import Plan, member_flop, plan
+from ensemble_sae.dispatch.planner import Plan, plan
 from ensemble_sae.errors import UserError
 from ensemble_sae.run import Position
 from ensemble_sae.sweep import Member, groups_of

@@ -82,3 +82,9 @@ class Page:
 
 PAGES = [Page(ROOT / "README.md"), *map(Page, sorted((ROOT / "docs").glob("*.md")))]
 TEXTS = [*PAGES, Page(ROOT / "CHANGELOG.md")]
+
+
+def section(file: str, heading: str) -> str:
+    """The prose below a heading of a page of `docs/`, up to the next one."""
+    text = Page(ROOT / "docs" / file).prose
+    return re.split(r"^#+ ", text.split(f"# {heading}\n")[1], flags=re.MULTILINE)[0]

@@ -23,10 +23,10 @@ from typer.main import get_command
 
 from ensemble_sae import big_sweep, harvest
 from ensemble_sae.config import builtin
-from ensemble_sae.config.recipe import Recipe, load_recipe
+from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.errors import UserError
-from ensemble_sae.sweep.schema import Activations, Sweep, Train, load_sweep
+from ensemble_sae.sweep.schema import Sweep, load_sweep
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 COMMANDS = {"ensemble_sae.big_sweep": big_sweep.main, "ensemble_sae.harvest": harvest.main}
@@ -235,34 +235,6 @@ def resolves(dotted: str) -> bool:
         module, _, name = dotted.rpartition(".")
         return "." in dotted and hasattr(importlib.import_module(module), name)
     return True
-
-
-@pytest.mark.parametrize(
-    ("file", "schema", "heading"),
-    [
-        ("sweep_files.md", Activations, "`[activations]`"),
-        ("sweep_files.md", Train, "`[train]`"),
-        ("activations.md", Recipe, "Keys of a recipe"),
-        ("activations.md", SyntheticRecipe, "Synthetic rows"),
-    ],
-)
-def test_tables_of_keys_are_complete(file: str, schema: Any, heading: str) -> None:
-    text = Page(ROOT / "docs" / file).prose
-    section = re.split(r"^#+ ", text.split(f"# {heading}\n")[1], flags=re.MULTILINE)[0]
-    rows = dict(re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]*?) \|", section, re.MULTILINE))
-    assert set(rows) == set(schema.model_fields)
-    for name, field in schema.model_fields.items():
-        shown = rows[name].strip("`")
-        if field.is_required():
-            assert shown in ("required", "the file's name"), name
-        elif name == "hooks":
-            assert shown == "both"
-        elif field.default is None:
-            assert shown == "none", name
-        else:
-            value = ast.literal_eval({"true": "True", "false": "False"}.get(shown, shown))
-            same = tuple(value) if isinstance(value, list) else value
-            assert same == field.default, name
 
 
 def test_the_error_that_is_shown_is_the_one_that_comes(folder: Path) -> None:

@@ -1,29 +1,8 @@
-"""Adam, and the metrics of a reconstruction."""
+"""The metrics of a reconstruction."""
 
 from __future__ import annotations
 
 import numpy as np
-
-
-class Adam:
-    """Kingma & Ba 2015, algorithm 1, line by line, for one array."""
-
-    def __init__(
-        self, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-    ) -> None:
-        self.lr, self.beta1, self.beta2, self.eps = lr, beta1, beta2, eps
-        self.m: np.ndarray | float = 0.0
-        self.v: np.ndarray | float = 0.0
-        self.t = 0
-
-    def update(self, g: np.ndarray) -> np.ndarray:
-        """What is added to the parameter."""
-        self.t += 1
-        self.m = self.beta1 * self.m + (1 - self.beta1) * g
-        self.v = self.beta2 * self.v + (1 - self.beta2) * g**2
-        m_hat = self.m / (1 - self.beta1**self.t)
-        v_hat = self.v / (1 - self.beta2**self.t)
-        return -self.lr * m_hat / (np.sqrt(v_hat) + self.eps)
 
 
 def fvu(x: np.ndarray, y: np.ndarray) -> float:

@@ -9,32 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from reading import ONE, START, Read
 
 from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.errors import UserError
-from ensemble_sae.sweep import Group, Member, Sweep, expand, groups_of, load_sweep
+from ensemble_sae.sweep import Group, Member, expand, groups_of, load_sweep
 from ensemble_sae.sweep import grid as grids
-
-WIDTHS = {"resid": 32, "mlp": 64}
-START = '[activations]\nstore = "s"\nhook = "resid"\n'
-ONE = '[grid]\nsignature = "tied"\ndict_ratio = 2\n'
-
-Read = Callable[..., tuple[Sweep, list[Member]]]
-
-
-@pytest.fixture
-def read(tmp_path: Path) -> Read:
-    """Write a sweep's text to a file, load and expand it."""
-
-    def function(text: str, *settings: str, widths: dict[str, int] = WIDTHS):
-        path = tmp_path / "mine.toml"
-        path.write_text(text, encoding="utf-8")
-        sweep, where = load_sweep(path, settings)
-        return sweep, expand(sweep, widths, where)
-
-    return function
-
 
 # --- what ships
 

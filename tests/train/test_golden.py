@@ -16,10 +16,11 @@ import torch
 
 from ensemble_sae.randomness import generator
 from ensemble_sae.signatures import BUILTIN
-from ensemble_sae.train import FunctionalEnsemble, Schedule
+from ensemble_sae.train import Dynamics, FunctionalEnsemble
 
 FILE = Path(__file__).parent.parent / "golden" / "losses.json"
 WRITE = "ENSEMBLE_SAE_WRITE_GOLDEN"
+NAMES = ("untied", "tied", "affine")
 D, N, ROWS, STEPS = 16, 24, 64, (1, 10, 30)
 L1 = (1e-3, 1e-2, 1e-1)
 
@@ -33,10 +34,17 @@ def losses(kernel: str) -> Losses:
     """
     directions = torch.randn(32, D, generator=generator(0, "golden directions"))
     found: Losses = {}
-    for name, signature in BUILTIN.items():
+    warmup = Dynamics(lr_warmup=10, l1_warmup=10)
+    for name in NAMES:
+        signature = BUILTIN[name]
         pairs = [signature.init(D, N, generator=generator(0, "golden"), l1=l1) for l1 in L1]
         ensemble = FunctionalEnsemble.from_members(
-            signature, pairs, lr=3e-3, schedule=Schedule(10, 10), batch_size=ROWS, kernel=kernel
+            signature,
+            pairs,
+            lr=3e-3,
+            dynamics=[warmup] * len(L1),
+            batch_size=ROWS,
+            kernel=kernel,
         )
         found[name] = {}
         for step in range(1, max(STEPS) + 1):

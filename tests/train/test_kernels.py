@@ -1,19 +1,16 @@
-"""Closed forms and fused operators give the numbers of the plain ones."""
+"""Closed forms give the numbers of the mapped gradient, and are taken where they are known to."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
-import torchopt
 from making import close, members, rows
-from reference import CASES
-from reference import Adam as ReferenceAdam
-from torch.testing import assert_close
 
-from ensemble_sae.signatures import BUILTIN
-from ensemble_sae.train import closed_form, optimiser, schedules, stacking
+from ensemble_sae.signatures import BUILTIN, Tensors, name_of
+from ensemble_sae.train import closed_form, stacking
 from ensemble_sae.train.kernels import gradient_function
 
 SHAPES = {  # members, d, n, batch
@@ -27,24 +24,38 @@ SHAPES = {  # members, d, n, batch
 PRECISION = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
-@pytest.mark.parametrize("name", closed_form.FAMILY, ids=lambda s: s.__name__)
+WAYS = [  # every way to set up a member that a closed form knows
+    pytest.param(signature, options, id=f"{name_of(signature)} {' '.join(options.values())}")
+    for signature, form in closed_form.FAMILY.items()
+    for options in ([{"centring": "learned"}, {"centring": "mean"}] if form.centred else [{}])
+]
+OPTIONS = [
+    {"input_relu": True},
+    {"whitening": True},
+    {"decoder_bias": True},
+    {"unit_norm": "project"},
+    {"revive": "aux_k"},
+    {"revive": "pre_act"},
+]
+
+
+@pytest.mark.parametrize(("signature", "options"), WAYS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
-def test_closed_form_is_the_mapped_gradient(name: type, shape: str, dtype: torch.dtype) -> None:
-    known = next(key for key, signature in BUILTIN.items() if signature is name)
+def test_closed_form_is_the_mapped_gradient(
+    signature: type, options: dict[str, Any], shape: str, dtype: torch.dtype
+) -> None:
     count, d, n, batch = SHAPES[shape]
-    pairs = [
-        (pair[0], {**pair[1], "l1": torch.tensor(0.02 * k, dtype=dtype)})
-        for k, pair in enumerate(members(known, count, d, n, dtype=dtype))
-    ]
-    params, buffers = (stacking.stack(part) for part in zip(*pairs, strict=True))
+    params, buffers = stacked(signature, count, d, n, dtype=dtype, **options)
+    buffers["l1"] = 0.02 * torch.arange(count, dtype=dtype)
     if n > 2:
         params["encoder_bias"][:, 0] = -50.0  # dead
         params["encoder_bias"][:, 1] = 50.0  # dense
         params["decoder"][0, 2] = 0.0
     if count > 2:
         params["encoder_bias"][2] = 0.0
-    fast, plain = (gradient_function(name, kernel) for kernel in ("auto", "generic"))
+    names = {*params, *buffers}
+    fast, plain = (gradient_function(signature, kernel, names) for kernel in ("auto", "generic"))
     assert isinstance(fast, closed_form.ReluFamily)
     for seed in range(3):  # the arrays that are kept between calls carry nothing over
         x = rows(batch, d, seed=seed, dtype=dtype)
@@ -57,37 +68,27 @@ def test_closed_form_is_the_mapped_gradient(name: type, shape: str, dtype: torch
         )
 
 
-def test_every_built_in_signature_was_considered() -> None:
-    """One without a closed form is listed here, so that it is a decision."""
-    assert set(BUILTIN.values()) - set(closed_form.FAMILY) == set()
-    assert CASES.keys() == BUILTIN.keys()
+@pytest.mark.parametrize(("signature", "options"), WAYS)
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_an_option_that_the_closed_form_does_not_know_is_mapped(
+    signature: type, options: dict[str, Any], option: dict[str, Any]
+) -> None:
+    params, buffers = stacked(signature, 2, 5, 7, **options, **option)
+    found = gradient_function(signature, "auto", {*params, *buffers})
+    assert not isinstance(found, closed_form.ReluFamily)
 
 
-@pytest.mark.parametrize("make", ["scale_by_adam", "scale_by_accelerated_adam", "ours"])
-def test_adam_is_algorithm_1(make: str) -> None:
-    if make == "ours":
-        transformation = optimiser.Adam().transformation(torch.device("cpu"))
-    else:
-        transformation = getattr(torchopt.transform, make)()
-    params = {"a": torch.zeros(3, 4, dtype=torch.float64)}
-    state, reference = transformation.init(params), ReferenceAdam(lr=1.0)
-    for step in range(1, 101):
-        gradient = rows(3, 4, seed=step)
-        updates, state = transformation.update(
-            {"a": gradient.clone()}, state, params=params, inplace=True
-        )
-        expected = torch.from_numpy(-reference.update(gradient.numpy()))
-        # torchopt's own count is an integer, which costs it digits; ours is not.
-        assert_close(updates["a"], expected, rtol=1e-12 if make == "ours" else 2e-5, atol=0)
-        assert int(state.count["a"]) == step
+def test_a_missing_tensor_is_mapped_too() -> None:
+    affine = BUILTIN["affine"]
+    params, buffers = stacked(affine, 2, 5, 7, centring="none")
+    found = gradient_function(affine, "auto", {*params, *buffers})
+    assert not isinstance(found, closed_form.ReluFamily)
 
 
-@pytest.mark.parametrize(
-    ("step", "steps", "factor"),
-    [(0, 0, 1.0), (9, 0, 1.0), (0, 4, 0.25), (2, 4, 0.75), (3, 4, 1.0), (100, 4, 1.0)],
-)
-def test_warmup(step: int, steps: int, factor: float) -> None:
-    assert schedules.warmup(step, steps) == factor
+def stacked(signature: type, count: int, d: int, n: int, **options: Any) -> tuple[Tensors, Tensors]:
+    pairs = members(name_of(signature), count, d, n, **options)
+    params, buffers = (stacking.stack(part) for part in zip(*pairs, strict=True))
+    return params, buffers
 
 
 def test_member_norms_see_what_is_not_finite() -> None:

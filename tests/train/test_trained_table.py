@@ -93,7 +93,8 @@ def seen_by_the_loss(name: str, buffers: Tensors, step: int, silent: Tensor) -> 
     if "step" in now:
         now["step"] = torch.tensor(float(step), dtype=torch.float64)
     if "dead" in now:
-        now["dead"] = (silent >= DEAD_AFTER).double()
+        there = now.get("mask", torch.ones(N)) > 0
+        now["dead"] = ((silent >= DEAD_AFTER) & there).double()
     return now
 
 
