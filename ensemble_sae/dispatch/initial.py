@@ -16,11 +16,11 @@ from ensemble_sae.sweep.groups import structure
 from ensemble_sae.train.planting import entered, start_at
 from ensemble_sae.train.start import directions
 
-SAMPLE_ROWS = 8192  # at least; twice the largest dictionary where that is more
+SAMPLE_ROWS = 8192  # at least; twice the dictionary where that is more
 
 
 def sample_size(n_dict: int) -> int:
-    """How many rows are looked at for a stack of members of `n_dict` features."""
+    """How many rows are looked at for a member of `n_dict` features."""
     return max(SAMPLE_ROWS, 2 * n_dict)
 
 
@@ -51,7 +51,7 @@ class Initials:
     def __init__(self, seed: int, n_dict: int, sample: Callable[[int], Tensor]) -> None:
         self._seed, self._n_dict = seed, n_dict
         self._sample = sample
-        self._rows: Tensor | None = None
+        self._rows: dict[int, Tensor] = {}
         self._directions: dict[Any, Tensor] = {}
 
     def make(self, member: Member) -> tuple[Tensors, Tensors]:
@@ -63,7 +63,7 @@ class Initials:
         signature = resolve(member.signature)
         params, buffers = initial(member, self._seed)
         if fit := optional(signature, "fit"):
-            params, buffers = fit(params, buffers, self._sampled())
+            params, buffers = fit(params, buffers, self._sampled(member))
         if member.init["kind"] != OWN:
             params = start_at(signature, params, self._started(member, params, buffers))
         return self._padded(member, params, buffers)
@@ -83,7 +83,7 @@ class Initials:
         start = Start(**member.init)
         key = (start, member.seed, member.n_dict, structure(member))
         if key not in self._directions:
-            rows = entered(resolve(member.signature), params, buffers, self._sampled())
+            rows = entered(resolve(member.signature), params, buffers, self._sampled(member))
             name = ("start", start.text, *rows.shape[1:], member.n_dict, member.seed)
             self._directions[key] = directions(
                 start.kind,
@@ -94,7 +94,9 @@ class Initials:
             )
         return self._directions[key]
 
-    def _sampled(self) -> Tensor:
-        if self._rows is None:
-            self._rows = self._sample(sample_size(self._n_dict))
-        return self._rows
+    def _sampled(self, member: Member) -> Tensor:
+        """As many rows as the member would see alone, whatever its stack is padded to."""
+        count = sample_size(member.n_dict)
+        if count not in self._rows:
+            self._rows[count] = self._sample(count)
+        return self._rows[count]

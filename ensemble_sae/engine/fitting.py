@@ -20,13 +20,8 @@ from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.sweep import Member, Sweep
 
 
-def refuse_singular(
-    sweep: Sweep, where: str, sources: Sources, members: list[Member], sizes: Mapping[int, int]
-) -> None:
+def refuse_singular(sweep: Sweep, where: str, sources: Sources, members: list[Member]) -> None:
     """Whiten a sample of each hook as a worker will, for one member of those that want the same.
-
-    Args:
-        sizes: member id -> features of its stack, for those that are padded.
 
     Raises:
         UserError: a sample whose covariance is singular; names the sweep and the member.
@@ -34,15 +29,15 @@ def refuse_singular(
     chosen: dict[Any, Member] = {}
     for member in members:
         if member.hyperparameters.get("whitening") is True:
-            size = sample_size(sizes.get(member.id, member.n_dict))
-            key = (member.hook, size, member.hyperparameters.get("input_relu"))
+            floor = member.hyperparameters.get("input_relu")
+            key = (member.hook, sample_size(member.n_dict), floor)
             chosen.setdefault(key, member)
     hooks = {hook for hook, *_ in chosen}
     stores = sources.open(hooks)
     rows = rows_of(hooks, stores)
-    for (hook, size, _), member in chosen.items():
+    for (hook, count, _), member in chosen.items():
         if rows[hook].chunks():  # no rows: that is told by those who train on them
-            sample = _sample(sweep, hook, size, rows[hook], stores)
+            sample = _sample(sweep, hook, count, rows[hook], stores)
             _try(member, sample, sweep.train.seed, where)
 
 

@@ -75,7 +75,7 @@ def prepare(
         joined_bytes=_chunk_bytes(sources, {h for h in hooks if len(Hook.parse(h).points) > 1}),
     )
     if sources.there and resume is None:
-        refuse_singular(sweep, where, sources, members, sizes)
+        refuse_singular(sweep, where, sources, members)
     return Prepared(sweep, sources, members, groups, sizes, made)
 
 

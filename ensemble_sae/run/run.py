@@ -15,6 +15,7 @@ from ensemble_sae.run.layout import Layout, read_versioned
 from ensemble_sae.run.sae import Sae
 from ensemble_sae.run.units import member_units
 from ensemble_sae.signatures import BUILTIN, Tensors
+from ensemble_sae.signatures.limits import PENALTIES
 from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.sweep import Member, as_rows
 
@@ -106,7 +107,7 @@ class Run:
         checkpoint = checkpoint or self._latest()
         config = self._members[member]
         signature = self._signature(config)
-        buffers = checkpoint.member(member, "buffers/", device)
+        buffers = _as_evaluated(checkpoint, member, device)
         if averaged and config.dynamics.get("ema"):
             params = _averages(checkpoint, config, signature, buffers, device)
         else:
@@ -190,6 +191,14 @@ class Run:
                 allowed=f"the {len(self._members)} of {self._layout.members.name}",
             )
         return table
+
+
+def _as_evaluated(checkpoint: Checkpoint, member: int, device: str) -> Tensors:
+    """A member's buffers with its penalty as the last step had it: some codes depend on it."""
+    buffers = checkpoint.member(member, "buffers/", device)
+    factor = checkpoint.member(member, "penalty", device).get("")
+    moved = {n: buffers[n] * factor for n in PENALTIES if n in buffers and factor is not None}
+    return buffers | moved
 
 
 def _averages(

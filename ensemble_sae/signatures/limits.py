@@ -56,6 +56,8 @@ LIMITS = {
     "hidden": whole(0),
 }
 
+PENALTIES = ("l1", "l0_coefficient")  # what an active feature costs, where that is a number
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "centring": ("none", "mean", "learned"),
     "unit_norm": ("loss", "project"),

@@ -72,6 +72,7 @@ class Complete(Signature, Protocol):
     `limits(d_activation, n_dict)`        name -> Limit of hyper-parameters that depend on shapes
     `products(hyperparameters)`           matrix products of 2 B n d FLOP in a step (default 5)
     `FEATURES`                            names of the params whose axis 0 is the feature
+    `READS`                               those of them that read rows; default: all that fit
     `OPTIONS`                             further hyper-parameters and their defaults
     `DRAWS`                               name -> "normal" | "uniform": random numbers `[B, n]` that
                                           the ensemble draws anew for every step: `draw/NAME`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class Semilinear(Untied):
     Params: `hidden [h, d]`, `hidden_bias [h]`, `encoder [n, h]`, `encoder_bias [n]`,
     `decoder [n, d]`. Buffers: `l1 []`, `bias_decay []`.
     """
+
+    READS: ClassVar[tuple[str, ...]] = ()  # its encoder reads hidden units, not rows
 
     @classmethod
     def init(

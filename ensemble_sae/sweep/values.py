@@ -10,12 +10,11 @@ from typing import Any
 from ensemble_sae.config.dynamics import DYNAMICS, Dynamics
 from ensemble_sae.config.strict import validate
 from ensemble_sae.errors import UserError, nearest
-from ensemble_sae.signatures.limits import ANY, CHOICES, LIMITS, POSITIVE, Limit
+from ensemble_sae.signatures.limits import ANY, CHOICES, LIMITS, PENALTIES, POSITIVE, Limit
 from ensemble_sae.sweep.member import Value
 from ensemble_sae.sweep.schema import Train
 
 MOST_FEATURES = 2**31
-PENALTIES = ("l1", "l0_coefficient")  # what a set-point can move
 
 
 def number(value: Any, limit: Limit, where: str) -> float:

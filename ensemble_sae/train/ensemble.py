@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ensemble_sae.config.dynamics import Dynamics
+from ensemble_sae.errors import UserError
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.train import optimiser as optimisers
@@ -75,6 +76,13 @@ class FunctionalEnsemble:
         self.health = Health(self.size, self.device)
         self.tally = Tally(self.size, self.device)
         self.dynamics = list(dynamics or [Dynamics.model_validate({})] * self.size)
+        if len(self.dynamics) != self.size:
+            raise UserError(
+                "Dynamics are given one per member.",
+                where="dynamics",
+                found=str(len(self.dynamics)),
+                allowed=f"{self.size}, or none",
+            )
         self.mechanisms = Mechanisms(signature, self.dynamics, params, buffers, lr, steps)
         self._gradients = gradient_function(signature, kernel, {*params, *buffers})
         self._project = _projection(signature, params, buffers)
@@ -151,6 +159,10 @@ class FunctionalEnsemble:
             for name, tensor in self.params.items()
         }
 
+    def evaluated_buffers(self) -> Tensors:
+        """The buffers with the penalties as the last step had them: some codes depend on them."""
+        return self.mechanisms.penalties(self.buffers, max(self.step_count - 1, 0))
+
     def member(self, index: int) -> tuple[Tensors, Tensors]:
         """One member's params and buffers, as views into the stack."""
         params = {name: tensor[index] for name, tensor in self.params.items()}
@@ -175,7 +187,12 @@ class FunctionalEnsemble:
             "mechanisms": self.mechanisms.state_dict(),
         }
         flat = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
-        return flat | {"lr": self.lr, "grad_clip": self.grad_clip, "step": self._step_tensor()}
+        return flat | {
+            "lr": self.lr,
+            "grad_clip": self.grad_clip,
+            "penalty": self._penalty(),
+            "step": self._step_tensor(),
+        }
 
     def load_state_dict(self, state: Tensors) -> None:
         """Continue exactly where `state_dict` was taken; tensors are copied into place."""
@@ -280,6 +297,11 @@ class FunctionalEnsemble:
 
     def _indices(self) -> range:
         return range(len(self._bounds))
+
+    def _penalty(self) -> Tensor:
+        """The factor on each penalty at the last step, `[K]`: not read back, but by who encodes."""
+        factor = self.mechanisms.penalty(max(self.step_count - 1, 0))
+        return torch.ones_like(self.lr) if factor is None else factor.to(self.lr)
 
     def _step_tensor(self) -> Tensor:
         return torch.tensor(self.step_count, dtype=torch.int64)

@@ -48,7 +48,8 @@ def evaluate(ensemble: FunctionalEnsemble, batches: Iterable[Tensor]) -> Evaluat
     encode_all = vmap(encode, in_dims=(0, 0, None))
     decode_all = vmap(decode, in_dims=(0, 0, 0))
     wanted_of = optional(ensemble.signature, "target") or (lambda params, buffers, batch: batch)
-    stacked, variance, sums = ensemble.evaluated(), Variance(), _Sums(ensemble)
+    stacked, around = ensemble.evaluated(), ensemble.evaluated_buffers()
+    variance, sums = Variance(), _Sums(ensemble)
     for batch in batches:
         # What is to be reconstructed is a matter of the signature, the same for all its members.
         wanted = wanted_of(*ensemble.member(0), batch)
@@ -56,7 +57,7 @@ def evaluate(ensemble: FunctionalEnsemble, batches: Iterable[Tensor]) -> Evaluat
         bounds = slice_bounds(stacked, ensemble.size, batch.shape[0], ensemble.device)
         for start, stop in bounds:
             params = stacking.slice_of(stacked, start, stop)
-            buffers = stacking.slice_of(ensemble.buffers, start, stop)
+            buffers = stacking.slice_of(around, start, stop)
             code = encode_all(params, buffers, batch)
             error = decode_all(params, buffers, code) - wanted
             sums.add(start, stop, code, error)

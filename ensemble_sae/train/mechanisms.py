@@ -16,6 +16,7 @@ from torch.func import vmap
 from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.errors import UserError
 from ensemble_sae.signatures import Tensors, name_of
+from ensemble_sae.signatures.limits import PENALTIES
 from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.train import averaging
 from ensemble_sae.train.activity import Activity
@@ -23,7 +24,7 @@ from ensemble_sae.train.averaging import Averaging
 from ensemble_sae.train.freezing import Freezing, remove_parallel
 from ensemble_sae.train.resampling import Resampling
 from ensemble_sae.train.schedules import Schedule
-from ensemble_sae.train.setpoint import PENALTIES, SetPoint
+from ensemble_sae.train.setpoint import SetPoint
 
 
 class Mechanisms:
@@ -52,6 +53,13 @@ class Mechanisms:
         self.activity = self._activity(params, buffers, like)
         flags = [d.remove_parallel for d in dynamics]
         self._parallel = torch.tensor(flags, device=like.device) if any(flags) else None
+        if any(flags) and "decoder" not in params:
+            raise UserError(
+                "remove_parallel needs a param `decoder`.",
+                where="remove_parallel",
+                found=f"{name_of(signature)} with {', '.join(params)}",
+                next_step="leave it out, or name the dictionary `decoder`",
+            )
 
     def buffers(self, buffers: Tensors, step: int, drawn: Tensors) -> Tensors:
         """The buffers as this step's loss sees them: scheduled, with counts and draws."""
@@ -62,13 +70,23 @@ class Mechanisms:
             now["dead"] = self.dead.to(now["dead"])
         members = next(iter(buffers.values())).shape[0] if buffers else len(self.dynamics)
         now |= {name: draw.expand(members, *draw.shape) for name, draw in drawn.items()}
+        return self.penalties(now, step)
+
+    def penalties(self, buffers: Tensors, step: int) -> Tensors:
+        """The buffers with the penalties as they are at a step: scheduled, moved to a target."""
+        factor = self.penalty(step)
+        if factor is None:
+            return buffers
+        changed = {n: buffers[n] * factor.to(buffers[n]) for n in PENALTIES if n in buffers}
+        return buffers | changed
+
+    def penalty(self, step: int) -> Tensor | None:
+        """The factor on every member's penalty at a step, `[K]`; None where all are 1 for ever."""
         factor = self.l1.factor(step)
-        for name in PENALTIES:
-            if name in now and factor is not None:
-                now[name] = now[name] * factor.to(now[name])
-            if name in now and self.setpoint is not None:
-                now[name] = now[name] * self.setpoint.factor
-        return now
+        if self.setpoint is None:
+            return factor
+        moved = self.setpoint.factor
+        return moved if factor is None else moved * factor.to(moved)
 
     def gradients(self, start: int, stop: int, params: Tensors, gradients: Tensors) -> None:
         """Change the gradients of members `start..stop` in place."""

@@ -19,8 +19,12 @@ def entered(signature: type[Any], params: Tensors, buffers: Tensors, rows: Tenso
 
 
 def readers(signature: type[Any], params: Tensors, width: int) -> list[str]:
-    """The matrices, apart from the decoder, whose rows read rows of `width`."""
-    names = [n for n in getattr(signature, "FEATURES", ()) if n != "decoder" and n in params]
+    """The matrices, apart from the decoder, whose rows read rows of `width`.
+
+    They are the per-feature ones that fit, or those of them that the signature names (`READS`).
+    """
+    known = getattr(signature, "READS", getattr(signature, "FEATURES", ()))
+    names = [n for n in known if n != "decoder" and n in params]
     wide = [n for n in names if params[n].dim() > 1]
     d_out = params["decoder"].shape[1]
     return [n for n in wide if params[n].shape[1] in (width, width - d_out)]

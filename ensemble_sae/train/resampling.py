@@ -50,7 +50,9 @@ class Resampling:
         return [
             k
             for k, d in enumerate(self._dynamics)
-            if d.resample != "none" and step % d.resample_every == 0 and step <= d.resample_until
+            if d.resample != "none"
+            and step % d.resample_every == 0
+            and 0 < step <= d.resample_until
         ]
 
     def run(self, ensemble: FunctionalEnsemble, batches: Iterable[Tensor]) -> Tensor:
@@ -114,6 +116,7 @@ class Resampling:
         weights = squared_errors(ensemble.signature, params, buffers, rows)
         weights = weights.double().cpu() / weights.max().double().cpu().clamp_min(1e-300)
         weights = weights.pow(self._dynamics[k].resample_power)
+        weights[(entered == 0).all(1).cpu()] = 0  # a row without a direction
         usable = int((weights > 0).sum())
         if usable == 0:
             weights, usable = torch.ones_like(weights), len(weights)

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ensemble_sae.signatures import Tensors
 
-PENALTIES = ("l1", "l0_coefficient")  # buffers that say what an active feature costs
 MEMORY = 0.9  # of the running L0, per step
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
@@ -23,6 +23,12 @@ class Outer(Strict):
     inner: Inner = Inner()
     several: list[Inner] | None = None
     word: str
+
+    @model_validator(mode="after")
+    def _not_both(self) -> Any:
+        if self.several and self.word == "one":
+            raise Refused("Several are not one.", where="word", found=self.word)
+        return self
 
     @field_validator("word")
     @classmethod
@@ -45,6 +51,7 @@ class Outer(Strict):
         ({"word": "a", "inner": {"share": "x"}}, ["inner.share", "'x'", "a valid number"]),
         ({"word": 3}, ["here: word", "3", "a valid string"]),
         ({"word": "long"}, ["Too long.", "here: word", "long", "up to 3", "cut it"]),
+        ({"word": "one", "several": [{}]}, ["Several are not one.", "here: word", "one"]),
         ({"word": "a", "inner": 3}, ["here: inner", "3"]),
         (3, ["here", "3"]),
     ],
@@ -53,6 +60,11 @@ def test_problems_are_explained(values: Any, words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         validate(Outer, values, "here")
     assert [word for word in words if word not in str(error.value)] == []
+
+
+def test_below_a_table_keys_follow_a_dot() -> None:
+    with pytest.raises(UserError, match=r"here\[0\]\.inner\.size"):
+        validate(Outer, {"word": "a", "inner": {"size": 0}}, "here[0]", below=".")
 
 
 def test_what_is_valid_is_frozen() -> None:

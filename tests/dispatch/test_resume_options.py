@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import signal
 import time
@@ -167,6 +168,8 @@ def test_what_is_saved_has_been_used(one_worker: Run) -> None:
     frozen = {m: s[FROZEN] for m, s in states.items() if FROZEN in s}
     assert any(0 < mask.sum() < mask.numel() for mask in frozen.values())
     assert any(status.startswith("finished at step") for status in members["status"])
+    written = json.loads((one_worker.path / "members.json").read_text())["members"]
+    assert [entry["status"] for entry in written] == members["status"].tolist()
     targets = members["penalty_factor"].dropna()
     assert list(targets.index) == list(members.index[members["target_l0"].notna()])
     assert (targets != 1).all()

@@ -141,6 +141,6 @@ def test_the_flags_are_all_there() -> None:
 )
 def test_measured_tables_have_their_place(file: str, mark: str) -> None:
     lines = Page(ROOT / "docs" / file).text.splitlines()
-    begin, end = (f"<!-- {mark}:{side} -->" for side in ("begin", "end"))
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
     assert lines.count(begin) == lines.count(end) == 1
     assert lines.index(begin) < lines.index(end)

@@ -78,6 +78,18 @@ def test_starts_and_dynamics_are_axes_of_one_group(read: Read) -> None:
     assert max(map(len, names)) < 100
 
 
+def test_names_leave_out_what_is_the_same_for_all_of_a_signature(read: Read) -> None:
+    grids = grid("tied", 'resample = ["none", "loss"]'), grid("topk", "k = [4, 8]", "ema = 0.9")
+    _, members = read(START + "".join(grids) + grid("affine", "target_l0 = 5", "grad_clip = 1"))
+    assert [m.name for m in members] == [
+        "tied l1=1.0e-3 r=0.5 bd=0 grad_clip=none resample=none",
+        "tied l1=1.0e-3 r=0.5 bd=0 grad_clip=none resample=loss",
+        "topk k=4 r=0.5 grad_clip=none",
+        "topk k=8 r=0.5 grad_clip=none",
+        "affine l1=1.0e-3 r=0.5 grad_clip=1",
+    ]
+
+
 def test_dynamics_of_train_are_those_of_members_that_say_nothing(read: Read) -> None:
     text = '[train]\nema = 0.9\nresample = "loss"\nlr_schedule = "cosine"\ninit = "rows"\n'
     text += grid("tied", "ema = [0.5, 0.9]") + grid("topk", 'resample = "none"', 'init = "svd"')
