@@ -153,6 +153,7 @@ def _own(name: str, value: Any, default: Any, limit: Limit | None, where: str) -
 def _in_range(value: Any) -> Any:
     """The value, or an infinity where it is a whole number too large for a float."""
     try:
-        return value if type(value) not in (int, float) else value + 0 * float(value)
+        float(value if type(value) in (int, float) else 0)
     except OverflowError:
         return math.inf
+    return value

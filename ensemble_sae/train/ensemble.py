@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,15 @@ from torch import Tensor
 from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.errors import UserError
 from ensemble_sae.signatures import Tensors
-from ensemble_sae.signatures.protocol import optional
+from ensemble_sae.train import constraints, stacking, storage
 from ensemble_sae.train import optimiser as optimisers
-from ensemble_sae.train import stacking, storage
 from ensemble_sae.train.draws import draws
 from ensemble_sae.train.health import Health
 from ensemble_sae.train.kernels import Kernel, gradient_function
-from ensemble_sae.train.mechanisms import Mechanisms, projected
+from ensemble_sae.train.mechanisms import Mechanisms
 from ensemble_sae.train.optimiser import Optimiser
 from ensemble_sae.train.slices import slice_bounds
-from ensemble_sae.train.tally import Tally
+from ensemble_sae.train.tally import Tally, scalars
 
 NO_CLIP = float("inf")
 
@@ -85,7 +84,7 @@ class FunctionalEnsemble:
             )
         self.mechanisms = Mechanisms(signature, self.dynamics, params, buffers, lr, steps)
         self._gradients = gradient_function(signature, kernel, {*params, *buffers})
-        self._project = _projection(signature, params, buffers)
+        self._project = constraints.projection(signature, params, buffers)
         self._transformation = self.optimiser.transformation(self.device)
         self._bounds = slice_bounds(params, self.size, batch_size, self.device)
         self._states = [self._transformation.init(self._slice(params, i)) for i in self._indices()]
@@ -153,9 +152,9 @@ class FunctionalEnsemble:
         averaging = self.mechanisms.averaging
         if averaging is None:
             return self.params
-        averaged = projected(self.signature, averaging.params, self.buffers)
+        averaged = constraints.projected(self.signature, averaging.params, self.buffers)
         return {
-            name: _where(averaging.chosen, averaged[name], tensor)
+            name: stacking.where_alive(averaging.chosen, averaged[name], tensor)
             for name, tensor in self.params.items()
         }
 
@@ -203,10 +202,10 @@ class FunctionalEnsemble:
         self.grad_clip.copy_(state["grad_clip"])
         self._clips = bool((self.grad_clip < NO_CLIP).any())
         self.step_count = int(state["step"])
-        self.health.load_state_dict(_under("health", state))
-        self.tally.load_state_dict(_under("tally", state))
-        self.mechanisms.load_state_dict(_under("mechanisms", state))
-        stored = _under("optimiser", state)
+        self.health.load_state_dict(stacking.under("health", state))
+        self.tally.load_state_dict(stacking.under("tally", state))
+        self.mechanisms.load_state_dict(stacking.under("mechanisms", state))
+        stored = stacking.under("optimiser", state)
         for index in self._indices():
             start, stop = self._bounds[index]
             part = {
@@ -235,16 +234,16 @@ class FunctionalEnsemble:
         alive = self.health.check(
             start, stop, torch.isfinite(total) & torch.isfinite(norms), self.step_count
         )
-        self.tally.add(start, stop, {"loss": total, **_scalars(aux)}, alive)
+        self.tally.add(start, stop, {"loss": total, **scalars(aux)}, alive)
         if alive is not None:
-            gradients = _zero_unless(alive, gradients)
+            gradients = stacking.zero_unless(alive, gradients)
         if self._clips:
-            self._clip(gradients, norms, self.grad_clip[start:stop])
+            constraints.clip(gradients, norms, self.grad_clip[start:stop])
         updates, self._states[index] = self._transformation.update(
             gradients, self._states[index], params=params, inplace=True
         )
         if alive is not None:
-            updates = _zero_unless(alive, updates)
+            updates = stacking.zero_unless(alive, updates)
         tricks.updates(start, stop, updates)
         rates = self._rates(start, stop)
         for name, tensor in params.items():
@@ -261,9 +260,9 @@ class FunctionalEnsemble:
 
     def _move_buffers(self, start: int, stop: int, aux: Tensors, alive: Tensor | None) -> None:
         """Take over the buffers that a loss moves: `buffers/NAME` in what it reports."""
-        for name, value in _under("buffers", aux).items():
+        for name, value in stacking.under("buffers", aux).items():
             part = self.buffers[name][start:stop]
-            part.copy_(_where(alive, value, part))
+            part.copy_(stacking.where_alive(alive, value, part))
 
     def _project_slice(
         self, start: int, stop: int, params: Tensors, buffers: Tensors, alive: Tensor | None
@@ -274,14 +273,7 @@ class FunctionalEnsemble:
         moved = {name: tensor for name, tensor in moved.items() if tensor is not params[name]}
         self.mechanisms.projection(start, stop, params, moved)
         for name, tensor in moved.items():
-            params[name].copy_(_where(alive, tensor, params[name]))
-
-    @staticmethod
-    def _clip(gradients: Tensors, norms: Tensor, largest: Tensor) -> None:
-        """Scale each member's gradient so that its norm is at most `largest`."""
-        factors = torch.where(norms > largest, largest / norms, 1.0)
-        for tensor in gradients.values():
-            tensor.mul_(stacking.per_member(factors, tensor))
+            params[name].copy_(stacking.where_alive(alive, tensor, params[name]))
 
     def _buffers_of_step(self, rows: int) -> Tensors:
         drawn: Tensors = {}
@@ -301,42 +293,7 @@ class FunctionalEnsemble:
     def _penalty(self) -> Tensor:
         """The factor on each penalty at the last step, `[K]`: not read back, but by who encodes."""
         factor = self.mechanisms.penalty(max(self.step_count - 1, 0))
-        return torch.ones_like(self.lr) if factor is None else factor.to(self.lr)
+        return torch.ones_like(self.lr) if factor is None else factor.to(self.lr, copy=True)
 
     def _step_tensor(self) -> Tensor:
         return torch.tensor(self.step_count, dtype=torch.int64)
-
-
-def _projection(
-    signature: type[Any], params: Tensors, buffers: Tensors
-) -> Callable[..., Tensors] | None:
-    """The signature's `project`, unless it gives back what it is given: then there is no work."""
-    project = optional(signature, "project")
-    if project is None:
-        return None
-    member, own = ({name: t[0] for name, t in tensors.items()} for tensors in (params, buffers))
-    projected = project(dict(member), own)
-    return None if all(projected[name] is member[name] for name in projected) else project
-
-
-def _where(alive: Tensor | None, moved: Tensor, still: Tensor) -> Tensor:
-    """`moved` for living members, `still` for the others; all live where `alive` is None."""
-    return moved if alive is None else torch.where(stacking.per_member(alive, moved), moved, still)
-
-
-def _scalars(aux: Tensors) -> Tensors:
-    """What is averaged over steps: one number per member, `[k]`."""
-    return {k: t for k, t in aux.items() if t.dim() == 1 and not k.startswith("buffers/")}
-
-
-def _zero_unless(alive: Tensor, stacked: Tensors) -> Tensors:
-    """The same values for living members, zeros for the others (a product would keep NaN)."""
-    return {
-        name: torch.where(stacking.per_member(alive, tensor), tensor, 0)
-        for name, tensor in stacked.items()
-    }
-
-
-def _under(group: str, state: Tensors) -> Tensors:
-    prefix = f"{group}/"
-    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

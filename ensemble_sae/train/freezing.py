@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.signatures import Tensors
-from ensemble_sae.train import stacking
 
 
 class Freezing:
@@ -76,17 +75,3 @@ class Freezing:
     def load_state_dict(self, state: Tensors) -> None:
         self.frozen.copy_(state["frozen"])
         self.before.copy_(state["before"])
-
-
-def remove_parallel(gradients: Tensors, params: Tensors, chosen: Tensor) -> None:
-    """Take from each decoder row's gradient its part along the row, for `chosen [k]` members.
-
-    g <- g - (g . D^) D^, so that an update turns a row and does not stretch it (Bricken et al.
-    2023, "Towards Monosemanticity", appendix on training).
-    """
-    decoder, gradient = params["decoder"], gradients["decoder"]
-    norms = torch.linalg.vector_norm(decoder, dim=-1, keepdim=True)
-    unit = decoder / torch.where(norms > 0, norms, 1)
-    along = (gradient * unit).sum(-1, keepdim=True)
-    along *= stacking.per_member(chosen.to(along), along)
-    gradient.addcmul_(along, unit, value=-1)

@@ -21,7 +21,8 @@ from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.train import averaging
 from ensemble_sae.train.activity import Activity
 from ensemble_sae.train.averaging import Averaging
-from ensemble_sae.train.freezing import Freezing, remove_parallel
+from ensemble_sae.train.constraints import remove_parallel
+from ensemble_sae.train.freezing import Freezing
 from ensemble_sae.train.resampling import Resampling
 from ensemble_sae.train.schedules import Schedule
 from ensemble_sae.train.setpoint import SetPoint
@@ -205,9 +206,3 @@ def _setpoint(dynamics: Sequence[Dynamics], like: Tensor) -> SetPoint | None:
 def _averaging(dynamics: Sequence[Dynamics], params: Tensors, like: Tensor) -> Averaging | None:
     decays = averaging.decays([d.ema for d in dynamics], like)
     return None if decays is None else Averaging(decays, params)
-
-
-def projected(signature: type[Any], params: Tensors, buffers: Tensors) -> Tensors:
-    """Stacked params back inside their constraints; as they are where there are none."""
-    project = optional(signature, "project")
-    return params if project is None else vmap(project)(params, buffers)

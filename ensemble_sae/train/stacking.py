@@ -71,3 +71,21 @@ def member_norms(stacked: Tensors) -> Tensor:
         for _, tensor in sorted(stacked.items())
     ]
     return torch.linalg.vector_norm(torch.stack(squares), dim=0)
+
+
+def where_alive(alive: Tensor | None, moved: Tensor, still: Tensor) -> Tensor:
+    """`moved` for living members, `still` for the others; all live where `alive` is None."""
+    return moved if alive is None else torch.where(per_member(alive, moved), moved, still)
+
+
+def zero_unless(alive: Tensor, stacked: Tensors) -> Tensors:
+    """The same values for living members, zeros for the others (a product would keep NaN)."""
+    return {
+        name: torch.where(per_member(alive, tensor), tensor, 0) for name, tensor in stacked.items()
+    }
+
+
+def under(group: str, state: Tensors) -> Tensors:
+    """The tensors whose names begin with `group/`, which is cut off."""
+    prefix = f"{group}/"
+    return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}

@@ -48,3 +48,8 @@ class Tally:
 
     def _zeros(self) -> Tensor:
         return torch.zeros(self._members, dtype=torch.float64, device=self._device)
+
+
+def scalars(aux: Tensors) -> Tensors:
+    """What is averaged over steps: one number per member, `[k]`."""
+    return {k: t for k, t in aux.items() if t.dim() == 1 and not k.startswith("buffers/")}

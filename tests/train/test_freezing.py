@@ -15,7 +15,7 @@ from torch.func import vmap
 
 from ensemble_sae.signatures import BUILTIN
 from ensemble_sae.train import FunctionalEnsemble, Optimiser
-from ensemble_sae.train.freezing import remove_parallel
+from ensemble_sae.train.constraints import remove_parallel
 
 EVERY, AT, DEAD_AFTER = 3, 0.992, 2
 FREEZE = {"freeze_every": EVERY, "freeze_at": AT, "dead_after": DEAD_AFTER}
