@@ -30,7 +30,7 @@ class Resampling:
     25,000 to 100,000, silence of 12,500 steps, 819,200 rows, power 2 (the square of the loss; 1/2
     is the root, as a summary of the procedure has it). Deviations: the rows are those of the chunk
     at hand, as many as `resample_rows`; silence is counted in steps (`dead_after`); the encoder's
-    new norm can be set, since 0.2 of the others' is too short to be among a top k.
+    new norm, 0.2 of the others', can be set.
 
     Draws are keyed by (seed, step): nothing depends on who else is in the ensemble.
     """

@@ -29,6 +29,7 @@ from ensemble_sae.errors import UserError
 from ensemble_sae.sweep.schema import Sweep, load_sweep
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+WIDTH = 512  # every built-in sweep can be expanded for rows of this width
 COMMANDS = {"ensemble_sae.big_sweep": big_sweep.main, "ensemble_sae.harvest": harvest.main}
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 texts = pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
@@ -135,7 +136,7 @@ def check_toml(block: Block, folder: Path) -> None:
         widths = stores.locate(sweep.activations, folder / "data").widths
     else:
         assert sweep.activations.recipe is not None
-        widths = dict.fromkeys(load_recipe(sweep.activations.recipe).hooks, 32)
+        widths = dict.fromkeys(load_recipe(sweep.activations.recipe).hooks, WIDTH)
     assert expand(sweep, widths, where)
 
 
@@ -147,6 +148,9 @@ def check_without_running(block: Block) -> None:
             continue
         if words[0] == "make":
             subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, check=True, capture_output=True)
+            continue
+        if words[1].startswith("benchmarks/"):
+            check_script(words[1], words[2:])
             continue
         assert words[:2] == ["python", "-m"], f"{block.place}: {line}"
         options = parsed(COMMANDS[words[2]], words[3:])
@@ -161,6 +165,20 @@ def check_without_running(block: Block) -> None:
                 check_gpus(options["gpus"])
         elif not options["from_npy"]:
             load_recipe(options["what"][0])
+
+
+def check_script(script: str, arguments: list[str]) -> None:
+    """The script is there and starts, and its help knows every option that the page gives."""
+    done = subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, **ENVIRONMENT),
+    )
+    for option in arguments:
+        assert not option.startswith("-") or option in done.stdout, f"{script}: {option}"
 
 
 def parsed(main: Any, arguments: list[str]) -> dict[str, Any]:
@@ -266,7 +284,7 @@ def test_every_built_in_sweep_is_listed_with_its_members() -> None:
     for name, (recipe, members) in listed.items():
         sweep, where = load_sweep(name)
         assert sweep.activations.recipe == recipe
-        widths = dict.fromkeys(load_recipe(recipe).hooks, 128)
+        widths = dict.fromkeys(load_recipe(recipe).hooks, WIDTH)
         assert len(expand(sweep, widths, where)) == members, name
     recipes = (ROOT / "docs/activations.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in recipes for name in builtin.names("activations"))

@@ -124,6 +124,28 @@ def test_codes_of_the_table_are_neither_empty_nor_full(name: str) -> None:
         assert 0 < np.count_nonzero(result.encoded) < result.encoded.size or name == "rica", case.id
 
 
+# Losses that hold something without gradient, or have a pseudo-gradient: no function's derivative.
+HELD = ("jumprelu", "gated", "fista")
+
+
+def is_smooth(name: str, case: Case) -> bool:
+    helped = case.options.get("revive") == "aux_k" and case.state.get("dead") != 0.0
+    return name not in HELD and not helped
+
+
+@pytest.mark.parametrize(("name", "case"), [entry for entry in TABLE if is_smooth(*entry.values)])
+def test_gradients_pass_gradcheck(name: str, case: Case) -> None:
+    params, buffers = member(name, D, 5, case=case)
+    buffers, x = drawn(case, buffers, 6, 5), rows(6, D)
+
+    def total(*values: Tensor) -> Tensor:
+        at = dict(zip(params, values, strict=True))
+        return BUILTIN[name].loss(at, buffers, x).total
+
+    leaves = [value.requires_grad_() for value in params.values()]
+    assert torch.autograd.gradcheck(total, leaves, atol=1e-6, rtol=1e-5)
+
+
 @every_case
 def test_gradients_are_those_of_the_formula(name: str, case: Case) -> None:
     """Differences of the reference, what a formula holds without gradient being held."""
