@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ensemble_sae.kernels.choice import Kernel
 from ensemble_sae.randomness import generator
 from ensemble_sae.signatures import Tensors, resolve
 from ensemble_sae.train import FunctionalEnsemble
-from ensemble_sae.train.kernels import Kernel
 
 LR = 1e-3
 L1 = 3e-3
@@ -80,14 +80,16 @@ class Trainer(Contestant, Protocol):
 class Ensemble:
     """Ours: one `FunctionalEnsemble` for each dictionary size."""
 
-    def __init__(self, shape: Shape, members: int, device: torch.device, kernel: Kernel) -> None:
+    def __init__(
+        self, shape: Shape, members: int, device: torch.device, kernel: Kernel, lr: float = LR
+    ) -> None:
         initial, sizes = shape.initial(members), shape.sizes(members)
         self._places = [[i for i in range(members) if sizes[i] == n] for n in sorted(set(sizes))]
         self.ensembles = [
             FunctionalEnsemble.from_members(
                 resolve(shape.signature),
                 [initial[i] for i in places],
-                lr=LR,
+                lr=lr,
                 device=device,
                 batch_size=shape.batch,
                 kernel=kernel,
@@ -122,14 +124,19 @@ class Loop:
     """
 
     def __init__(
-        self, shape: Shape, members: int, device: torch.device, compiled: bool = False
+        self,
+        shape: Shape,
+        members: int,
+        device: torch.device,
+        compiled: bool = False,
+        lr: float = LR,
     ) -> None:
         self._models = [
             (_to(params, device, grad=True), _to(buffers, device))
             for params, buffers in shape.initial(members)
         ]
         self._adams = [
-            torch.optim.Adam(params.values(), lr=LR, fused=True) for params, _ in self._models
+            torch.optim.Adam(params.values(), lr=lr, fused=True) for params, _ in self._models
         ]
         self._loss: Callable[..., Any] = resolve(shape.signature).loss
         if compiled:

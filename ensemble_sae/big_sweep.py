@@ -41,6 +41,9 @@ def main(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, over the sweep's file.")
     ] = None,
+    kernel: Annotated[
+        str | None, typer.Option(help="auto, generic, dense or sparse: see docs/kernels.md.")
+    ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Harvest and train at the same time.")
     ] = False,
@@ -67,7 +70,7 @@ def main(
         threads=threads,
         run=run,
         resume=resume,
-        settings=tuple(settings or ()),
+        settings=(*(settings or ()), *([f"train.kernel={kernel}"] if kernel else [])),
         stream=stream,
         discard=discard,
         wandb=wandb,

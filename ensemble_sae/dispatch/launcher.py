@@ -72,7 +72,8 @@ class WorkerProcess:
 
 
 def _environment(device: Device) -> dict[str, str]:
-    wanted = {"OMP_NUM_THREADS": str(device.threads), "MKL_NUM_THREADS": str(device.threads)}
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    wanted = dict.fromkeys(pools, str(device.threads))
     if device.kind == "cpu":
         given = os.environ.get("GLIBC_TUNABLES")
         wanted["GLIBC_TUNABLES"] = f"{ALLOCATOR}:{given}" if given else ALLOCATOR

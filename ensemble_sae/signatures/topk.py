@@ -87,8 +87,13 @@ class BatchTopK(TopK):
 
     @classmethod
     def training_code(cls, params: Tensors, buffers: Tensors, scores: Tensor) -> Tensor:
+        return cls.keep(buffers["k"], scores)
+
+    @staticmethod
+    def keep(k: Tensor, scores: Tensor) -> Tensor:
+        """relu(z) where it is among the B k largest of the batch, else 0."""
         active = torch.relu(scores)
-        smallest = kth_largest(active.flatten(), buffers["k"] * scores.shape[0])
+        smallest = kth_largest(active.flatten(), k * scores.shape[0])
         return torch.where(active < smallest, 0, active)
 
     @classmethod
@@ -96,11 +101,16 @@ class BatchTopK(TopK):
         cls, params: Tensors, buffers: Tensors, batch: Tensor, seen: Pass, error: Tensor
     ) -> Tensors:
         told = super().report(params, buffers, batch, seen, error)
-        return {**told, "buffers/threshold": moved(buffers["threshold"], seen.code.detach())}
+        smallest = smallest_of(seen.code.detach())
+        return {**told, "buffers/threshold": moved_threshold(buffers["threshold"], smallest)}
 
 
-def moved(threshold: Tensor, code: Tensor) -> Tensor:
-    """The running threshold after a step with this code."""
-    smallest = torch.where(code > 0, code, torch.inf).amin()
+def smallest_of(code: Tensor) -> Tensor:
+    """The smallest entry of a code that is not 0: `[B, n] -> []`; infinite where all are."""
+    return torch.where(code > 0, code, torch.inf).amin()
+
+
+def moved_threshold(threshold: Tensor, smallest: Tensor) -> Tensor:
+    """The running threshold after a step in which `smallest` was kept."""
     step = torch.where(threshold < 0, smallest, torch.lerp(smallest, threshold, MEMORY))
     return torch.where(smallest.isfinite(), step, threshold)

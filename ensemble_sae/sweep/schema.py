@@ -54,7 +54,9 @@ class Train(Dynamics):
     resample_rows: Count = Field(819_200, description="rows looked at, of the chunk at hand")
     checkpoint_every: Count = Field(1, description="chunks between checkpoints")
     keep_checkpoints: Count = Field(2, description="how many of the latest are kept")
-    kernel: Literal["auto", "generic"] = Field("auto", description="which gradient is used")
+    kernel: Literal["auto", "generic", "dense", "sparse"] = Field(
+        "auto", description="which gradient is used"
+    )
     seed: int = Field(0, ge=0, description="of the whole run")
 
     @field_validator("init")

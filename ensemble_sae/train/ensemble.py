@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.errors import UserError
+from ensemble_sae.kernels.choice import Kernel, Kernels
+from ensemble_sae.kernels.gradients import Found
 from ensemble_sae.signatures import Tensors
-from ensemble_sae.train import constraints, stacking, storage
+from ensemble_sae.train import constraints, direct, stacking, storage
 from ensemble_sae.train import optimiser as optimisers
 from ensemble_sae.train.draws import draws
 from ensemble_sae.train.health import Health
-from ensemble_sae.train.kernels import Kernel, gradient_function
 from ensemble_sae.train.mechanisms import Mechanisms
 from ensemble_sae.train.optimiser import Optimiser
-from ensemble_sae.train.slices import slice_bounds
+from ensemble_sae.train.slices import Slice, slices
 from ensemble_sae.train.tally import Tally, scalars
+
+if TYPE_CHECKING:
+    from ensemble_sae.kernels.sparse import SparsePass
 
 NO_CLIP = float("inf")
 
@@ -83,11 +87,14 @@ class FunctionalEnsemble:
                 allowed=f"{self.size}, or none",
             )
         self.mechanisms = Mechanisms(signature, self.dynamics, params, buffers, lr, steps)
-        self._gradients = gradient_function(signature, kernel, {*params, *buffers})
+        self.kernels = Kernels(signature, kernel, params, buffers, self.device)
         self._project = constraints.projection(signature, params, buffers)
         self._transformation = self.optimiser.transformation(self.device)
-        self._bounds = slice_bounds(params, self.size, batch_size, self.device)
-        self._states = [self._transformation.init(self._slice(params, i)) for i in self._indices()]
+        self._slices = self._cut()
+        self._states = [
+            self._transformation.init(stacking.slice_of(params, start, stop))
+            for start, stop, _ in self._slices
+        ]
 
     @classmethod
     def from_members(
@@ -118,9 +125,11 @@ class FunctionalEnsemble:
         Totals and scalars are added to `self.tally`; nothing waits for the device.
         """
         buffers = self._buffers_of_step(batch.shape[0])
-        for index in self._indices():
-            self._step_slice(index, buffers, batch)
+        for index, part in enumerate(self._slices):
+            self._states[index] = self._step_slice(part, self._states[index], buffers, batch)
         self.step_count += 1
+        if self.kernels.look(self.step_count):
+            self._recut(optimisers.join(self._states))
         finished = self.mechanisms.look(self.params, self.buffers, self.step_count)
         self.health.finish(finished, self.step_count)
 
@@ -142,7 +151,7 @@ class FunctionalEnsemble:
 
     def forget(self, member: int, features: Tensor) -> None:
         """What the optimiser and the mechanisms remember of features `[m]` that begin anew."""
-        for (start, stop), state in zip(self._bounds, self._states, strict=True):
+        for (start, stop, _), state in zip(self._slices, self._states, strict=True):
             if start <= member < stop:
                 optimisers.forget(state, member - start, features, self.mechanisms.features)
         self.mechanisms.restart(member, features, self.params)
@@ -190,6 +199,7 @@ class FunctionalEnsemble:
             "lr": self.lr,
             "grad_clip": self.grad_clip,
             "penalty": self._penalty(),
+            "is_sparse": self.kernels.is_sparse.to(torch.int8),
             "step": self._step_tensor(),
         }
 
@@ -205,14 +215,9 @@ class FunctionalEnsemble:
         self.health.load_state_dict(stacking.under("health", state))
         self.tally.load_state_dict(stacking.under("tally", state))
         self.mechanisms.load_state_dict(stacking.under("mechanisms", state))
+        self.kernels.restore(state["is_sparse"])
         stored = stacking.under("optimiser", state)
-        for index in self._indices():
-            start, stop = self._bounds[index]
-            part = {
-                name: (t if t.dim() == 0 else t[start:stop]).to(self.device, copy=True)
-                for name, t in stored.items()
-            }
-            self._states[index] = optimisers.unflatten(self._states[index], part)
+        self._recut({name: tensor.to(self.device) for name, tensor in stored.items()})
 
     def save(self, path: str | Path) -> None:
         """Write the ensemble into one safetensors file, atomically."""
@@ -225,32 +230,53 @@ class FunctionalEnsemble:
         """Read what `save` wrote; training goes on bit for bit. See `storage.load`."""
         return storage.load(cls, Path(path), signature, device)
 
-    def _step_slice(self, index: int, buffers: Tensors, batch: Tensor) -> None:
-        params, tricks = self._slice(self.params, index), self.mechanisms
-        start, stop = self._bounds[index]
-        gradients, total, aux = self._gradients(params, self._slice(buffers, index), batch)
+    def _step_slice(self, part: Slice, state: Any, buffers: Tensors, batch: Tensor) -> Any:
+        """Update members of one slice; returns the optimiser's new state."""
+        start, stop, is_sparse = part
+        params, around = (stacking.slice_of(t, start, stop) for t in (self.params, buffers))
+        found = self.kernels.of(is_sparse)(params, around, batch)
+        own = self._direct(part, found)
+        if own is not None:
+            alive, rates = None, self._rates(start, stop)
+            self.tally.add(start, stop, {"loss": found.total, **scalars(found.aux)}, None)
+            state = direct.descend(own, params, state, self.optimiser, self._transformation, rates)
+        else:
+            alive, state = self._descend(start, stop, params, state, found)
+        self._project_slice(start, stop, params, around, alive)
+        self._move_buffers(start, stop, found.aux, alive)
+        self.mechanisms.observe(start, stop, params, found.aux, alive, self.step_count + 1)
+        self.kernels.observe(start, stop, found.aux, alive)
+        return state
+
+    def _direct(self, part: Slice, found: Found) -> SparsePass | None:
+        """What was found, if its kernel may update by itself: nobody else wants the gradients."""
+        plain = self.optimiser.is_adam and not self._clips and not self.mechanisms.reads_gradients
+        alive = self.health.alive[part.start : part.stop]
+        return direct.updates_itself(found) if plain and bool(alive.all()) else None
+
+    def _descend(
+        self, start: int, stop: int, params: Tensors, state: Any, found: Found
+    ) -> tuple[Tensor | None, Any]:
+        """Update by the gradients; returns who lives, None for all, and the optimiser's state."""
+        gradients, tricks = found.params, self.mechanisms
         tricks.gradients(start, stop, params, gradients)
         norms = stacking.member_norms(gradients)
         alive = self.health.check(
-            start, stop, torch.isfinite(total) & torch.isfinite(norms), self.step_count
+            start, stop, torch.isfinite(found.total) & torch.isfinite(norms), self.step_count
         )
-        self.tally.add(start, stop, {"loss": total, **scalars(aux)}, alive)
+        self.tally.add(start, stop, {"loss": found.total, **scalars(found.aux)}, alive)
         if alive is not None:
             gradients = stacking.zero_unless(alive, gradients)
         if self._clips:
             constraints.clip(gradients, norms, self.grad_clip[start:stop])
-        updates, self._states[index] = self._transformation.update(
-            gradients, self._states[index], params=params, inplace=True
-        )
+        updates, state = self._transformation.update(gradients, state, params=params, inplace=True)
         if alive is not None:
             updates = stacking.zero_unless(alive, updates)
         tricks.updates(start, stop, updates)
         rates = self._rates(start, stop)
         for name, tensor in params.items():
             tensor.addcmul_(updates[name], stacking.per_member(rates, tensor))
-        self._project_slice(start, stop, params, self._slice(buffers, index), alive)
-        self._move_buffers(start, stop, aux, alive)
-        tricks.observe(start, stop, params, aux, alive, self.step_count + 1)
+        return alive, state
 
     def _rates(self, start: int, stop: int) -> Tensor:
         """What updates are multiplied by, `[k]`: downhill at each member's scheduled rate."""
@@ -284,11 +310,13 @@ class FunctionalEnsemble:
             )
         return self.mechanisms.buffers(self.buffers, self.step_count, drawn)
 
-    def _slice(self, stacked: Tensors, index: int) -> Tensors:
-        return stacking.slice_of(stacked, *self._bounds[index])
+    def _cut(self) -> list[Slice]:
+        return slices(self.params, self.kernels.is_sparse, self.batch_size, self.device)
 
-    def _indices(self) -> range:
-        return range(len(self._bounds))
+    def _recut(self, stored: Tensors) -> None:
+        """Slices as the kernels are now, and the optimiser's states in their shape."""
+        like, self._slices = self._states[0], self._cut()
+        self._states = [optimisers.cut(like, stored, a, b) for a, b, _ in self._slices]
 
     def _penalty(self) -> Tensor:
         """The factor on each penalty at the last step, `[K]`: not read back, but by who encodes."""

@@ -13,7 +13,7 @@ from ensemble_sae.metrics.reconstruction import Variance, fvu
 from ensemble_sae.signatures.protocol import optional
 from ensemble_sae.train import stacking
 from ensemble_sae.train.ensemble import FunctionalEnsemble
-from ensemble_sae.train.slices import slice_bounds
+from ensemble_sae.train.slices import slices
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def evaluate(ensemble: FunctionalEnsemble, batches: Iterable[Tensor]) -> Evaluat
         # What is to be reconstructed is a matter of the signature, the same for all its members.
         wanted = wanted_of(*ensemble.member(0), batch)
         variance.add(wanted)
-        bounds = slice_bounds(stacked, ensemble.size, batch.shape[0], ensemble.device)
-        for start, stop in bounds:
+        one_kind = torch.zeros(ensemble.size, dtype=torch.bool)
+        for start, stop, _ in slices(stacked, one_kind, batch.shape[0], ensemble.device):
             params = stacking.slice_of(stacked, start, stop)
             buffers = stacking.slice_of(around, start, stop)
             code = encode_all(params, buffers, batch)

@@ -89,6 +89,11 @@ class Mechanisms:
         moved = self.setpoint.factor
         return moved if factor is None else moved * factor.to(moved)
 
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether something stands between a gradient and the optimiser."""
+        return self._parallel is not None or self.freezing is not None
+
     def gradients(self, start: int, stop: int, params: Tensors, gradients: Tensors) -> None:
         """Change the gradients of members `start..stop` in place."""
         if self._parallel is not None:

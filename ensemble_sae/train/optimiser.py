@@ -21,8 +21,8 @@ from torchopt.base import GradientTransformation
 from torchopt.transform.scale_by_adam import ScaleByAdamState
 from torchopt.transform.trace import TraceState
 
+from ensemble_sae.kernels.kept import Kept
 from ensemble_sae.signatures import Tensors
-from ensemble_sae.train.kept import Kept
 
 Kind = Literal["adam", "adamw", "radam", "rmsprop", "sgd"]
 
@@ -48,6 +48,16 @@ class Optimiser:
     weight_decay: float = 0.0
     momentum: float = 0.9
 
+    @property
+    def is_adam(self) -> bool:
+        """Whether updates are Adam's, with a decay or without."""
+        return self.kind in ("adam", "adamw")
+
+    @property
+    def decay(self) -> float:
+        """The decay that is in an update."""
+        return self.weight_decay if self.kind == "adamw" else 0.0
+
     def transformation(self, device: torch.device) -> GradientTransformation:
         """The torchopt transformation, without a learning rate."""
         transform = torchopt.transform
@@ -57,8 +67,7 @@ class Optimiser:
             return transform.scale_by_rms(alpha=self.betas[1], eps=self.eps)
         if self.kind == "sgd":
             return _running_sum(self.momentum)
-        decay = self.weight_decay if self.kind == "adamw" else 0.0
-        return _fused_adam(self.betas, self.eps, decay)
+        return _fused_adam(self.betas, self.eps, self.decay)
 
 
 def _fused_adam(
@@ -160,6 +169,12 @@ def unflatten(like: Any, tensors: Tensors) -> Any:
         for field, tree in zip(like._fields, like, strict=True)
     }
     return type(like)(**fields)
+
+
+def cut(like: Any, stored: Tensors, start: int, stop: int) -> Any:
+    """Members `start..stop` of a flat state, copied into the structure of `like`."""
+    part = {name: (t if t.dim() == 0 else t[start:stop]).clone() for name, t in stored.items()}
+    return unflatten(like, part)
 
 
 def join(states: list[Any]) -> Tensors:

@@ -13,11 +13,11 @@ from ensemble_sae.config import start
 from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
+from ensemble_sae.kernels.forms import FORMS
 from ensemble_sae.metrics.detectors import FLAGS
 from ensemble_sae.signatures import BUILTIN, frame, hyperparameters, revival
 from ensemble_sae.signatures.limits import CHOICES
 from ensemble_sae.sweep.schema import Activations, Train
-from ensemble_sae.train import closed_form
 from ensemble_sae.train.optimiser import Kind
 
 OF_A_SWEEP = (
@@ -118,7 +118,7 @@ def test_what_is_structure_is_said() -> None:
 
 def test_the_closed_forms_are_said() -> None:
     text = section("signatures.md", "What may differ within a stack").split("closed form")[1]
-    assert {BUILTIN[n] for n in names_in(text) if n in BUILTIN} == set(closed_form.FAMILY)
+    assert {BUILTIN[n] for n in names_in(text) if n in BUILTIN} == set(FORMS)
 
 
 def test_the_choices_of_the_training_are_all_there() -> None:

@@ -1,8 +1,4 @@
-"""The gradient of a stack of members on one shared batch, for any signature.
-
-A signature with a closed form (`train/closed_form.py`) has a faster way to the same numbers;
-`train/kernels.py` picks.
-"""
+"""The gradient of a stack of members on one shared batch, for any signature."""
 
 from __future__ import annotations
 
@@ -14,8 +10,19 @@ from torch.func import grad_and_value, vmap
 from ensemble_sae.signatures import Tensors
 
 
+class Found(Protocol):
+    """For a stack of K members: d total / d params, the totals `[K]`, and what a step reports."""
+
+    @property
+    def params(self) -> Tensors: ...
+    @property
+    def total(self) -> Tensor: ...
+    @property
+    def aux(self) -> Tensors: ...
+
+
 class Gradients(NamedTuple):
-    """For a stack of K members: d total / d params, the totals `[K]`, and scalars by name `[K]`."""
+    """What was found, with the gradients in memory."""
 
     params: Tensors
     total: Tensor
@@ -23,9 +30,9 @@ class Gradients(NamedTuple):
 
 
 class GradientFunction(Protocol):
-    """`(params, buffers, batch) -> Gradients`. The result is valid until the next call."""
+    """`(params, buffers, batch) -> Found`. The result is valid until the next call."""
 
-    def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> Gradients: ...
+    def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> Found: ...
 
 
 def mapped(signature: type[Any]) -> GradientFunction:
