@@ -30,6 +30,7 @@ LEVELS = [  # a room may import from its own level's room and from the levels be
     {"sweep"},
     {"metrics"},
     {"data"},
+    {"kernels"},
     {"signatures"},
     {"config"},
     {"files", "randomness"},

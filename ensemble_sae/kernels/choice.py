@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ensemble_sae.errors import UserError
 from ensemble_sae.kernels.dense import DenseKernel
 from ensemble_sae.kernels.forms import Form, form_of
 from ensemble_sae.kernels.gradients import GradientFunction, mapped
+from ensemble_sae.kernels.sparse import SparseKernel
 from ensemble_sae.signatures import Tensors
 
 Kernel = Literal["auto", "generic", "dense", "sparse"]
@@ -32,9 +32,6 @@ class Kernels:
     Args:
         tensors: names of the members' params and buffers: those of an option that the closed form
             does not know lead to the mapped path too.
-
-    Raises:
-        UserError: `sparse` without numba.
     """
 
     def __init__(
@@ -82,23 +79,23 @@ class Kernels:
         if torch.equal(before, self.is_sparse):
             return False
         for kernel in (self.dense, self.sparse):  # slices will have other widths
-            if isinstance(kernel, DenseKernel) or kernel is self.sparse:
+            if isinstance(kernel, DenseKernel | SparseKernel):
                 kernel.kept.clear()
         return True
 
 
-def _sparse(form: Form | None, kernel: Kernel, device: torch.device) -> Any:
+def _sparse(form: Form | None, kernel: Kernel, device: torch.device) -> SparseKernel | None:
     if form is None or kernel == "dense" or device.type != "cpu":
         return None
-    if importlib.util.find_spec("numba") is None:
-        if kernel == "auto":
-            return None
-        raise UserError(
-            "The sparse kernel needs numba.",
-            where="train.kernel",
-            found="sparse, and numba is not installed",
-            next_step="pip install 'ensemble-sae[fast]', or take auto",
-        )
-    from ensemble_sae.kernels.sparse import SparseKernel  # compiled loops: only where they are used
+    return SparseKernel(form, loops())
 
-    return SparseKernel(form)
+
+def loops() -> Any:
+    """The loops of the sparse step: compiled by numba, or plain PyTorch where it is missing."""
+    if importlib.util.find_spec("numba") is None:
+        from ensemble_sae.kernels import plain
+
+        return plain
+    from ensemble_sae.kernels import compiled  # imports numba: only where it is used
+
+    return compiled

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 from numba import njit, prange
+
+from ensemble_sae.kernels.layout import BETA2, DECAY, EPS, KEEP1, KEEP2, ONE, RATE, TWO
 
 # What may be reordered; NaN and infinity keep their meaning: a member is frozen by them.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -24,8 +27,12 @@ _inner: Any = njit(cache=True, fastmath=_FAST, error_model="numpy")
 
 FEATURES = 16  # that one thread takes at a time
 BLOCK = 8  # scores that are looked at together
-# The columns of `scalars`: see `_adam`.
-RATE, KEEP1, BETA2, KEEP2, ONE, TWO, EPS, DECAY = range(8)
+
+
+def use_threads(count: int) -> None:
+    """Threads of the calls that follow, as far as there are so many."""
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(count, most))
 
 
 @_parallel
@@ -339,7 +346,7 @@ def _sums(k, low, high, rows, residual, at, codes, ups, e, g):  # type: ignore[n
 
 @_inner
 def _adam(p, m, v, g, scalars):  # type: ignore[no-untyped-def]
-    """p += rate * (m / bias1 / (sqrt(v / bias2) + eps) + decay * p), after m and v have moved."""
+    """Adam, as `layout` has it."""
     rate, keep1, beta2, keep2 = scalars[RATE], scalars[KEEP1], scalars[BETA2], scalars[KEEP2]
     one, two, eps, decay = scalars[ONE], scalars[TWO], scalars[EPS], scalars[DECAY]
     for t in range(p.size):

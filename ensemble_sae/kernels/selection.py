@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble_sae.kernels import compiled
 from ensemble_sae.kernels.forms import Selection
 from ensemble_sae.kernels.kept import Kept
 from ensemble_sae.signatures import Tensors
@@ -27,6 +26,7 @@ class Compact(NamedTuple):
 
 def select(
     selection: Selection,
+    loops: Any,
     scores: Callable[[], Tensor],
     scale: Tensor,
     bias: Tensor,
@@ -36,24 +36,30 @@ def select(
     """The active entries of z = scores * scale + bias; with `batch` also each member's smallest.
 
     Args:
+        loops: the module `compiled` or `plain`.
         scores: makes them, `[B, K, n]`, into memory that is then overwritten.
         scale, bias: `[K, n]`.
     """
     if selection == "batch":
-        return _largest_of_batch(scores, scale, bias, buffers, kept)
+        return _largest_of_batch(loops, scores, scale, bias, buffers, kept)
     active = _empty(scores(), kept)
     floor = _above_zero(bias)
     if selection == "all":
-        _call(compiled.compact, active, scale, bias, floor)
+        _call(loops.compact, active, scale, bias, floor)
     else:
         ks = _ranks(buffers["k"], scale.shape[1])
         bits = torch.int32 if scale.dtype == torch.float32 else torch.int64
-        _call(compiled.compact_largest, active, scale, bias, floor, ks, active.values.view(bits))
+        _call(loops.compact_largest, active, scale, bias, floor, ks, active.values.view(bits))
     return active, None
 
 
 def _largest_of_batch(
-    scores: Callable[[], Tensor], scale: Tensor, bias: Tensor, buffers: Tensors, kept: Kept
+    loops: Any,
+    scores: Callable[[], Tensor],
+    scale: Tensor,
+    bias: Tensor,
+    buffers: Tensors,
+    kept: Kept,
 ) -> tuple[Compact, Tensor]:
     """The B k largest of each member, as `BatchTopK` has them.
 
@@ -62,20 +68,20 @@ def _largest_of_batch(
     """
     active, lowest = _empty(scores(), kept), _above_zero(bias)
     floor = torch.maximum(GUESS * buffers["threshold"], lowest)
-    _call(compiled.compact, active, scale, bias, floor)
+    _call(loops.compact, active, scale, bias, floor)
     rows, _, n_dict = active.values.shape
     wanted = _ranks(buffers["k"] * rows, rows * n_dict)
     if bool(((active.counts.sum(0) < wanted) & (floor > lowest)).any()):
         scores()
-        _call(compiled.compact, active, scale, bias, lowest)
+        _call(loops.compact, active, scale, bias, lowest)
     smallest = torch.full_like(lowest, torch.inf)
     for k, (count, want) in enumerate(zip(*_lists(active.counts.sum(0), wanted), strict=True)):
         if count:
             values = kept.list("values", active.values, count).numpy()
-            compiled.gather(active.values.numpy(), active.counts.numpy(), k, values)
+            loops.gather(active.values.numpy(), active.counts.numpy(), k, values)
             place = max(count - want, 0)
             smallest[k] = float(np.partition(values, place)[place])
-    _call(compiled.keep_at_least, active, smallest)
+    _call(loops.keep_at_least, active, smallest)
     return active, smallest
 
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble_sae.kernels import compiled
 from ensemble_sae.kernels.forms import Form, centre_of, decay_of_bias, norms_of
 from ensemble_sae.kernels.kept import Kept
 from ensemble_sae.kernels.selection import Compact, select
@@ -67,15 +65,18 @@ class Entries(NamedTuple):
 
 
 class SparseKernel:
-    """The gradient function of one form; holds the arrays that are reused from step to step."""
+    """The gradient function of one form; holds the arrays that are reused from step to step.
 
-    def __init__(self, form: Form) -> None:
-        self.form = form
+    Args:
+        loops: the module `compiled`, or `plain` where there is no numba.
+    """
+
+    def __init__(self, form: Form, loops: Any) -> None:
+        self.form, self.loops = form, loops
         self.kept = Kept()
 
     def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> SparsePass:
-        most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        numba.set_num_threads(min(torch.get_num_threads(), most))
+        self.loops.use_threads(torch.get_num_threads())
         batch = batch.contiguous()
         weights, found = self._weights(params, buffers), self._room(params["decoder"], batch)
         members, n_dict, _ = weights.decoder.shape
@@ -124,7 +125,7 @@ class SparseKernel:
             return torch.mm(batch, encoders, out=out).view(-1, members, n_dict)
 
         active, smallest = select(
-            self.form.selection, scores, of.scale, of.bias, buffers, self.kept
+            self.form.selection, self.loops, scores, of.scale, of.bias, buffers, self.kept
         )
         if smallest is not None:
             to.smallest.copy_(smallest)
@@ -135,7 +136,7 @@ class SparseKernel:
     ) -> Tensor:
         """The residual, and dc at the active entries."""
         slopes = self.kept.array("slopes", active.values)
-        compiled.decode(
+        self.loops.decode(
             *arrays(batch, of.centre, of.decoder, of.shrink, l1, *active),
             *arrays(to.residual, slopes, to.squares, to.sums),
         )
@@ -155,7 +156,7 @@ class SparseKernel:
             kept.list(f"ups {part.start}", like, count),
         )
         sizes = kept.array("sizes", like, members, BLOCKS, n_dict, dtype=torch.int64)
-        compiled.by_feature(
+        self.loops.by_feature(
             *arrays(*active, slopes, ends - counts, sizes, to.starts, *entries[2:], to.summed)
         )
         return entries
@@ -218,14 +219,14 @@ class SparsePass(NamedTuple):
         for entries in self.entries:
             part = slice(entries.start, entries.stop)
             outs = arrays(d_encoder[part], d_decoder[part])
-            compiled.gradients(tied, *self._read(entries), *outs)
+            self.kernel.loops.gradients(tied, *self._read(entries), *outs)
         return self.vectors | {"decoder": d_decoder} | ({} if tied else {"encoder": d_encoder})
 
     def descend(self, scalars: Tensor, first: Tensors, second: Tensors) -> None:
         """Move the weights and their two moments by Adam, a row once its gradient is known.
 
         Args:
-            scalars: `[K, 8]`, see `compiled.RATE` and after.
+            scalars: `[K, 8]`, see `layout`.
             first, second: the moments by name; those of the weights are moved in place.
         """
         tied, encoder = self.kernel.form.tied, self.weights.encoder
@@ -233,12 +234,12 @@ class SparsePass(NamedTuple):
         moved = scalars, encoder, first[name], second[name], first["decoder"], second["decoder"]
         for entries in self.entries:
             part = slice(entries.start, entries.stop)
-            compiled.descend(
+            self.kernel.loops.descend(
                 tied, *self._read(entries), *arrays(*(tensor[part] for tensor in moved))
             )
 
     def _read(self, entries: Entries) -> list[np.ndarray[Any, Any]]:
-        """What both ways read: the order of the arguments of `compiled.descend`."""
+        """What both ways read: the order of the arguments of `descend`."""
         part, of, found = slice(entries.start, entries.stop), self.weights, self.found
         return arrays(
             self.batch,

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
 from ensemble_sae.kernels.gradients import Found
+from ensemble_sae.kernels.sparse import SparsePass
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.train import stacking
 from ensemble_sae.train.optimiser import Optimiser
 
-if TYPE_CHECKING:
-    from ensemble_sae.kernels.sparse import SparsePass
-
 
 def updates_itself(found: Found) -> SparsePass | None:
     """What was found, if its kernel can update by itself and no gradient can be infinite."""
-    return cast("SparsePass", found) if getattr(found, "is_tame", False) else None
+    return found if isinstance(found, SparsePass) and found.is_tame else None
 
 
 def descend(
@@ -51,7 +49,7 @@ def descend(
 
 
 def _scalars(optimiser: Optimiser, rates: Tensor, count: float) -> Tensor:
-    """`[K, 8]`, in the order of `compiled.RATE` and after."""
+    """`[K, 8]`, in the order of `kernels/layout.py`."""
     beta1, beta2 = optimiser.betas
     one, two = 1 / (1 - beta1**count), (1 - beta2**count) ** -0.5
     same = [1 - beta1, beta2, 1 - beta2, one, two, optimiser.eps, optimiser.decay]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,18 +13,16 @@ from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.errors import UserError
 from ensemble_sae.kernels.choice import Kernel, Kernels
 from ensemble_sae.kernels.gradients import Found
+from ensemble_sae.kernels.sparse import SparsePass
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.train import constraints, direct, stacking, storage
-from ensemble_sae.train import optimiser as optimisers
 from ensemble_sae.train.draws import draws
 from ensemble_sae.train.health import Health
 from ensemble_sae.train.mechanisms import Mechanisms
 from ensemble_sae.train.optimiser import Optimiser
 from ensemble_sae.train.slices import Slice, slices
+from ensemble_sae.train.states import States
 from ensemble_sae.train.tally import Tally, scalars
-
-if TYPE_CHECKING:
-    from ensemble_sae.kernels.sparse import SparsePass
 
 NO_CLIP = float("inf")
 
@@ -90,11 +88,7 @@ class FunctionalEnsemble:
         self.kernels = Kernels(signature, kernel, params, buffers, self.device)
         self._project = constraints.projection(signature, params, buffers)
         self._transformation = self.optimiser.transformation(self.device)
-        self._slices = self._cut()
-        self._states = [
-            self._transformation.init(stacking.slice_of(params, start, stop))
-            for start, stop, _ in self._slices
-        ]
+        self.states = States(self._transformation, params, self._cut())
 
     @classmethod
     def from_members(
@@ -125,11 +119,12 @@ class FunctionalEnsemble:
         Totals and scalars are added to `self.tally`; nothing waits for the device.
         """
         buffers = self._buffers_of_step(batch.shape[0])
-        for index, part in enumerate(self._slices):
-            self._states[index] = self._step_slice(part, self._states[index], buffers, batch)
+        states = self.states
+        for index, part in enumerate(states.slices):
+            states.of[index] = self._step_slice(part, states.of[index], buffers, batch)
         self.step_count += 1
         if self.kernels.look(self.step_count):
-            self._recut(optimisers.join(self._states))
+            states.recut(self._cut(), states.joined())
         finished = self.mechanisms.look(self.params, self.buffers, self.step_count)
         self.health.finish(finished, self.step_count)
 
@@ -151,9 +146,7 @@ class FunctionalEnsemble:
 
     def forget(self, member: int, features: Tensor) -> None:
         """What the optimiser and the mechanisms remember of features `[m]` that begin anew."""
-        for (start, stop, _), state in zip(self._slices, self._states, strict=True):
-            if start <= member < stop:
-                optimisers.forget(state, member - start, features, self.mechanisms.features)
+        self.states.forget(member, features, self.mechanisms.features)
         self.mechanisms.restart(member, features, self.params)
 
     def evaluated(self) -> Tensors:
@@ -189,7 +182,7 @@ class FunctionalEnsemble:
         groups = {
             "params": self.params,
             "buffers": self.buffers,
-            "optimiser": optimisers.join(self._states),
+            "optimiser": self.states.joined(),
             "health": self.health.state_dict(),
             "tally": self.tally.state_dict(),
             "mechanisms": self.mechanisms.state_dict(),
@@ -217,7 +210,8 @@ class FunctionalEnsemble:
         self.mechanisms.load_state_dict(stacking.under("mechanisms", state))
         self.kernels.restore(state["is_sparse"])
         stored = stacking.under("optimiser", state)
-        self._recut({name: tensor.to(self.device) for name, tensor in stored.items()})
+        on_device = {name: tensor.to(self.device) for name, tensor in stored.items()}
+        self.states.recut(self._cut(), on_device)
 
     def save(self, path: str | Path) -> None:
         """Write the ensemble into one safetensors file, atomically."""
@@ -312,11 +306,6 @@ class FunctionalEnsemble:
 
     def _cut(self) -> list[Slice]:
         return slices(self.params, self.kernels.is_sparse, self.batch_size, self.device)
-
-    def _recut(self, stored: Tensors) -> None:
-        """Slices as the kernels are now, and the optimiser's states in their shape."""
-        like, self._slices = self._states[0], self._cut()
-        self._states = [optimisers.cut(like, stored, a, b) for a, b, _ in self._slices]
 
     def _penalty(self) -> Tensor:
         """The factor on each penalty at the last step, `[K]`: not read back, but by who encodes."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from making import cast, members, rows
 
-from ensemble_sae.errors import UserError
-from ensemble_sae.kernels import choice
+from ensemble_sae.kernels import choice, compiled, plain
 from ensemble_sae.kernels.choice import Kernels
 from ensemble_sae.kernels.dense import DenseKernel
 from ensemble_sae.kernels.forms import FORMS
@@ -46,7 +46,13 @@ OPTIONS = [
 ]
 ways = pytest.mark.parametrize(("signature", "options"), WAYS)
 dtypes = pytest.mark.parametrize("dtype", PRECISION, ids=str)
-kernels = pytest.mark.parametrize("kernel", [DenseKernel, SparseKernel])
+KERNELS = {
+    "dense": DenseKernel,
+    "compiled": partial(SparseKernel, loops=compiled),
+    "plain": partial(SparseKernel, loops=plain),
+}
+kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
+sparse = pytest.mark.parametrize("kernel", [KERNELS["compiled"], KERNELS["plain"]])
 
 
 def stacked(signature: type, count: int, d: int, n: int, **options: Any) -> tuple[Tensors, Tensors]:
@@ -112,13 +118,18 @@ def test_at_every_density(
 
 
 @ways
+@sparse
 @pytest.mark.parametrize("room", [1, 10**6])
 def test_members_may_be_scored_in_several_parts(
-    signature: type, options: dict[str, Any], room: int, monkeypatch: pytest.MonkeyPatch
+    kernel: Any,
+    signature: type,
+    options: dict[str, Any],
+    room: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("ensemble_sae.kernels.sparse.ROOM", room)
     params, buffers = stacked(signature, 5, 6, 33, **options)
-    same(SparseKernel, signature, params, buffers, rows(20, 6), rows(3, 6), rows(40, 6))
+    same(kernel, signature, params, buffers, rows(20, 6), rows(3, 6), rows(40, 6))
 
 
 @pytest.mark.parametrize("name", ["topk", "batchtopk"])
@@ -132,10 +143,11 @@ def test_equal_scores_are_all_kept(kernel: Any, name: str) -> None:
     same(kernel, BUILTIN[name], params, buffers, rows(9, 4).round())
 
 
-def test_a_guess_that_is_too_high_is_mended() -> None:
+@sparse
+def test_a_guess_that_is_too_high_is_mended(kernel: Any) -> None:
     params, buffers = stacked(BUILTIN["batchtopk"], 3, 4, 30, centring="mean")
     buffers["threshold"] = torch.tensor([1e3, 0.0, 0.1], dtype=torch.float64)
-    same(SparseKernel, BUILTIN["batchtopk"], params, buffers, rows(9, 4))
+    same(kernel, BUILTIN["batchtopk"], params, buffers, rows(9, 4))
 
 
 @kernels
@@ -212,11 +224,12 @@ def test_members_change_over_with_a_margin() -> None:
     assert not look(math.nan, math.nan, 4 * every)
 
 
-def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_the_loops_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choice.loops() is compiled
     monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
-    assert chosen(BUILTIN["tied"], "auto").sparse is None
-    with pytest.raises(UserError, match=r"(?s)needs numba.*ensemble-sae\[fast\]"):
-        chosen(BUILTIN["tied"], "sparse")
+    found = chosen(BUILTIN["tied"], "auto").sparse
+    assert found is not None
+    assert found.loops is plain
 
 
 def test_member_norms_see_what_is_not_finite() -> None:

@@ -13,7 +13,7 @@ import torch
 from making import close, equal, members, rows
 from torch import Tensor
 
-from ensemble_sae.kernels import choice
+from ensemble_sae.kernels import choice, plain
 from ensemble_sae.signatures import BUILTIN
 from ensemble_sae.train import Dynamics, FunctionalEnsemble, Optimiser
 
@@ -65,8 +65,13 @@ WAYS = {
 
 @names
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("kernel", ["dense", "sparse"])
-def test_trainings_are_the_same(name: str, way: str, kernel: str) -> None:
+@pytest.mark.parametrize("kernel", ["dense", "sparse", "plain"])
+def test_trainings_are_the_same(
+    name: str, way: str, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kernel == "plain":
+        monkeypatch.setattr(choice, "loops", lambda: plain)
+        kernel = "sparse"
     found, expected = (made(name, k, **WAYS[way]) for k in (kernel, "generic"))
     close(state(stepped(found, stream(30))), state(stepped(expected, stream(30))), 1e-8)
 
@@ -154,7 +159,7 @@ def test_members_change_over_on_their_own() -> None:
     assert not made_["auto"].kernels.is_sparse.any()
     stepped(made_["auto"], stream(choice.EVERY))
     assert made_["auto"].kernels.is_sparse.tolist() == [True, False, True, True]
-    assert made_["auto"]._slices == [(0, 1, True), (1, 2, False), (2, 4, True)]
+    assert made_["auto"].states.slices == [(0, 1, True), (1, 2, False), (2, 4, True)]
     stepped(made_["auto"], stream(20)[choice.EVERY :])
     close(state(made_["auto"]), state(stepped(made_["generic"], stream(20))), 1e-8)
     with torch.no_grad():  # and back

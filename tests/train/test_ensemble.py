@@ -157,7 +157,7 @@ def test_the_cut_into_slices_changes_nothing(
     for width in (1, 3, 7):
         monkeypatch.setitem(slices.ROOM, "cpu", width * 2 * B * N * 8)
         ensemble = trained(name, pairs, batches(), kernel=kernel)
-        assert len(ensemble._slices) == math.ceil(7 / width)
+        assert len(ensemble.states.slices) == math.ceil(7 / width)
         found[width] = ensemble.state_dict()
     for width in (1, 3):
         close(found[width], found[7], 1e-10)

@@ -58,7 +58,7 @@ def trained(kind: str, mechanism: str | None, width: int) -> FunctionalEnsemble:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(slices.ROOM, "cpu", width * 2 * B * N * 8)
         found = made(kind, pairs_of(kind), MECHANISMS[mechanism] if mechanism else {})
-    assert len(found._slices) == 2 / width
+    assert len(found.states.slices) == 2 / width
     return stepped(found, stream(STEPS))
 
 
