@@ -16,6 +16,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import njit, prange
+from torch import Tensor
 
 from ensemble_sae.kernels.layout import BETA2, DECAY, EPS, KEEP1, KEEP2, ONE, RATE, TWO
 
@@ -27,6 +28,11 @@ _inner: Any = njit(cache=True, fastmath=_FAST, error_model="numpy")
 
 FEATURES = 16  # that one thread takes at a time
 BLOCK = 8  # scores that are looked at together
+
+
+def take(*tensors: Tensor) -> list[np.ndarray[Any, Any]]:
+    """The memory of tensors, as numba takes it."""
+    return [tensor.numpy() for tensor in tensors]
 
 
 def use_threads(count: int) -> None:
@@ -110,8 +116,18 @@ def keep_at_least(scores, columns, counts, floor):  # type: ignore[no-untyped-de
         counts[b, k] = _keep(scores[b, k], columns[b, k], counts[b, k], floor[k])
 
 
+def nth_smallest(scores, counts, k, place, room):  # type: ignore[no-untyped-def]
+    """Of the compact scores of member k the one that has `place` smaller ones before it.
+
+    Args:
+        room: memory for all of them.
+    """
+    _gather(scores, counts, k, room)
+    return float(np.partition(room, place)[place])
+
+
 @_inner
-def gather(scores, counts, k, out):  # type: ignore[no-untyped-def]
+def _gather(scores, counts, k, out):  # type: ignore[no-untyped-def]
     """The compact scores of member k, one after the other."""
     place = 0
     for b in range(counts.shape[0]):

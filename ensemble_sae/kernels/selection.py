@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,11 +44,12 @@ def select(
     active = _empty(scores(), kept)
     floor = _above_zero(bias)
     if selection == "all":
-        _call(loops.compact, active, scale, bias, floor)
+        loops.compact(*loops.take(*active, scale, bias, floor))
     else:
         ks = _ranks(buffers["k"], scale.shape[1])
         bits = torch.int32 if scale.dtype == torch.float32 else torch.int64
-        _call(loops.compact_largest, active, scale, bias, floor, ks, active.values.view(bits))
+        given = scale, bias, floor, ks, active.values.view(bits)
+        loops.compact_largest(*loops.take(*active, *given))
     return active, None
 
 
@@ -68,20 +68,19 @@ def _largest_of_batch(
     """
     active, lowest = _empty(scores(), kept), _above_zero(bias)
     floor = torch.maximum(GUESS * buffers["threshold"], lowest)
-    _call(loops.compact, active, scale, bias, floor)
+    loops.compact(*loops.take(*active, scale, bias, floor))
     rows, _, n_dict = active.values.shape
     wanted = _ranks(buffers["k"] * rows, rows * n_dict)
     if bool(((active.counts.sum(0) < wanted) & (floor > lowest)).any()):
         scores()
-        _call(loops.compact, active, scale, bias, lowest)
+        loops.compact(*loops.take(*active, scale, bias, lowest))
     smallest = torch.full_like(lowest, torch.inf)
     for k, (count, want) in enumerate(zip(*_lists(active.counts.sum(0), wanted), strict=True)):
         if count:
-            values = kept.list("values", active.values, count).numpy()
-            loops.gather(active.values.numpy(), active.counts.numpy(), k, values)
-            place = max(count - want, 0)
-            smallest[k] = float(np.partition(values, place)[place])
-    _call(loops.keep_at_least, active, smallest)
+            room = kept.list("values", active.values, count)
+            values, counts, room = loops.take(active.values, active.counts, room)
+            smallest[k] = loops.nth_smallest(values, counts, k, max(count - want, 0), room)
+    loops.keep_at_least(*loops.take(*active, smallest))
     return active, smallest
 
 
@@ -96,10 +95,6 @@ def _empty(scores: Tensor, kept: Kept) -> Compact:
         kept.array("columns", scores, dtype=torch.int32),
         kept.array("counts", scores, rows, members, dtype=torch.int64),
     )
-
-
-def _call(loop: Callable[..., None], active: Compact, *given: Tensor) -> None:
-    loop(*(tensor.numpy() for tensor in (*active, *given)))
 
 
 def _above_zero(like: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,10 +135,8 @@ class SparseKernel:
     ) -> Tensor:
         """The residual, and dc at the active entries."""
         slopes = self.kept.array("slopes", active.values)
-        self.loops.decode(
-            *arrays(batch, of.centre, of.decoder, of.shrink, l1, *active),
-            *arrays(to.residual, slopes, to.squares, to.sums),
-        )
+        given = batch, of.centre, of.decoder, of.shrink, l1, *active
+        self.loops.decode(*self.loops.take(*given, to.residual, slopes, to.squares, to.sums))
         return slopes
 
     def _by_feature(self, part: slice, active: Compact, slopes: Tensor, to: Outcome) -> Entries:
@@ -156,9 +153,8 @@ class SparseKernel:
             kept.list(f"ups {part.start}", like, count),
         )
         sizes = kept.array("sizes", like, members, BLOCKS, n_dict, dtype=torch.int64)
-        self.loops.by_feature(
-            *arrays(*active, slopes, ends - counts, sizes, to.starts, *entries[2:], to.summed)
-        )
+        given = *active, slopes, ends - counts, sizes
+        self.loops.by_feature(*self.loops.take(*given, to.starts, *entries[2:], to.summed))
         return entries
 
     def _pass(
@@ -213,13 +209,13 @@ class SparsePass(NamedTuple):
     def params(self) -> Tensors:
         """All gradients, as in `Gradients`."""
         kept, decoder = self.kernel.kept.array, self.weights.decoder
-        tied = self.kernel.form.tied
+        tied, loops = self.kernel.form.tied, self.kernel.loops
         d_decoder = kept("d_decoder", decoder)
         d_encoder = d_decoder if tied else kept("d_encoder", decoder)
         for entries in self.entries:
             part = slice(entries.start, entries.stop)
-            outs = arrays(d_encoder[part], d_decoder[part])
-            self.kernel.loops.gradients(tied, *self._read(entries), *outs)
+            outs = loops.take(d_encoder[part], d_decoder[part])
+            loops.gradients(tied, *self._read(entries), *outs)
         return self.vectors | {"decoder": d_decoder} | ({} if tied else {"encoder": d_encoder})
 
     def descend(self, scalars: Tensor, first: Tensors, second: Tensors) -> None:
@@ -229,19 +225,18 @@ class SparsePass(NamedTuple):
             scalars: `[K, 8]`, see `layout`.
             first, second: the moments by name; those of the weights are moved in place.
         """
-        tied, encoder = self.kernel.form.tied, self.weights.encoder
+        tied, encoder, loops = self.kernel.form.tied, self.weights.encoder, self.kernel.loops
         name = "decoder" if tied else "encoder"
         moved = scalars, encoder, first[name], second[name], first["decoder"], second["decoder"]
         for entries in self.entries:
             part = slice(entries.start, entries.stop)
-            self.kernel.loops.descend(
-                tied, *self._read(entries), *arrays(*(tensor[part] for tensor in moved))
-            )
+            given = loops.take(*(tensor[part] for tensor in moved))
+            loops.descend(tied, *self._read(entries), *given)
 
-    def _read(self, entries: Entries) -> list[np.ndarray[Any, Any]]:
+    def _read(self, entries: Entries) -> list[Any]:
         """What both ways read: the order of the arguments of `descend`."""
         part, of, found = slice(entries.start, entries.stop), self.weights, self.found
-        return arrays(
+        return self.kernel.loops.take(
             self.batch,
             found.residual[part],
             of.centre[part],
@@ -251,8 +246,3 @@ class SparsePass(NamedTuple):
             of.decoder[part],
             of.shrink[part],
         )
-
-
-def arrays(*tensors: Tensor) -> list[np.ndarray[Any, Any]]:
-    """The same memory, as numba takes it."""
-    return [tensor.numpy() for tensor in tensors]
