@@ -41,8 +41,14 @@ def main(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, over the sweep's file.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The smaller version that the sweep's file gives.")
+    ] = False,
     kernel: Annotated[
         str | None, typer.Option(help="auto, generic, dense or sparse: see docs/kernels.md.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 or bf16: of matrix products.")
     ] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Harvest and train at the same time.")
@@ -70,7 +76,8 @@ def main(
         threads=threads,
         run=run,
         resume=resume,
-        settings=(*(settings or ()), *([f"train.kernel={kernel}"] if kernel else [])),
+        settings=(*(settings or ()), *_settings(kernel=kernel, precision=precision)),
+        quick=quick,
         stream=stream,
         discard=discard,
         wandb=wandb,
@@ -83,6 +90,10 @@ def main(
         typer.echo(f"error: {error}", err=True)
         code = error.exit_code
     raise typer.Exit(code)
+
+
+def _settings(**options: str | None) -> list[str]:
+    return [f"train.{key}={value}" for key, value in options.items() if value]
 
 
 if __name__ == "__main__":

@@ -141,6 +141,7 @@ def _ensemble(
         ),
         batch_size=train.batch_size,
         kernel=train.kernel,
+        precision=train.precision,
         seed=train.seed,
         steps=steps,
         device=device,

@@ -38,6 +38,7 @@ class Options:
     run: Path | None = None
     resume: bool = False
     settings: tuple[str, ...] = ()
+    quick: bool = False
     stream: bool = False
     discard: bool = False
     wandb: str = "auto"
@@ -86,10 +87,10 @@ def _sweep(options: Options) -> tuple[Sweep, str]:
     """The sweep that is named; or, to resume a run, the one that it began with."""
     if options.sweep is None and options.resume and options.run is not None:
         layout = Layout(options.run)
-        if layout.exists() and not options.settings:
+        if layout.exists() and not options.settings and not options.quick:
             known = read_versioned(layout.sweep)["sweep"]
             return validate(Sweep, known, str(layout.sweep)), str(layout.sweep)
-    return load_sweep(options.sweep or "default", options.settings)
+    return load_sweep(options.sweep or "default", options.settings, options.quick)
 
 
 def _wandb(mode: Mode, display: Display) -> list[Observer]:

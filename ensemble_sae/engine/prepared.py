@@ -15,6 +15,7 @@ from ensemble_sae.dispatch.padding import padded_sizes
 from ensemble_sae.dispatch.planner import Plan, plan
 from ensemble_sae.engine.fitting import refuse_singular
 from ensemble_sae.engine.stores import Sources, rows_of
+from ensemble_sae.kernels.precision import refuse_unknown
 from ensemble_sae.run import Checkpoint
 from ensemble_sae.sweep import Group, Member, Sweep, expand, groups_of
 
@@ -54,9 +55,11 @@ def prepare(
     Members that an interruption left at different places go into groups of their own.
 
     Raises:
-        UserError: a bad member, or one that fits on no device; stores that are there but cannot
-            be joined, or whitened, as a member asks.
+        UserError: a bad member, or one that fits on no device; a precision that a device does not
+            have; stores that are there but cannot be joined, or whitened, as a member asks.
     """
+    for kind in {device.kind for device in devices}:
+        refuse_unknown(sweep.train.precision, kind)
     members = expand(sweep, sources.widths, where)
     places = {m.id: resume.part_of(m.id).position for m in members} if resume else None
     if resume:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ensemble_sae.kernels.dense import DenseKernel
 from ensemble_sae.kernels.forms import Form, form_of
 from ensemble_sae.kernels.gradients import GradientFunction, mapped
+from ensemble_sae.kernels.precision import Precision, refuse_unknown
 from ensemble_sae.kernels.sparse import SparseKernel
 from ensemble_sae.signatures import Tensors
 
@@ -41,10 +42,12 @@ class Kernels:
         params: Tensors,
         buffers: Tensors,
         device: torch.device,
+        precision: Precision = "fp32",
     ) -> None:
+        refuse_unknown(precision, device.type)
         form = None if kernel == "generic" else form_of(signature, {*params, *buffers})
-        self.dense = mapped(signature) if form is None else DenseKernel(form)
-        self.sparse = _sparse(form, kernel, device)
+        self.dense = mapped(signature, precision) if form is None else DenseKernel(form, precision)
+        self.sparse = _sparse(form, kernel, device, precision)
         self._moves = kernel == "auto" and self.sparse is not None
         members = next(iter(params.values())).shape[0]
         self.is_sparse = torch.full((members,), kernel == "sparse" and self.sparse is not None)
@@ -84,14 +87,23 @@ class Kernels:
         return True
 
 
-def _sparse(form: Form | None, kernel: Kernel, device: torch.device) -> SparseKernel | None:
-    if form is None or kernel == "dense" or device.type != "cpu":
+def _sparse(
+    form: Form | None, kernel: Kernel, device: torch.device, precision: Precision
+) -> SparseKernel | None:
+    if form is None or kernel == "dense":
         return None
-    return SparseKernel(form, loops())
+    if device.type == "cpu":
+        return SparseKernel(form, loops(), precision)
+    # Nothing is measured on a GPU yet: only who asks for it gets it.
+    if kernel == "sparse" and device.type == "cuda" and importlib.util.find_spec("triton"):
+        from ensemble_sae.kernels import gpu  # imports triton: only where it is used
+
+        return SparseKernel(form, gpu, precision)
+    return None
 
 
 def loops() -> Any:
-    """The loops of the sparse step: compiled by numba, or plain PyTorch where it is missing."""
+    """The loops of a CPU's sparse step: compiled by numba, or plain PyTorch where it is missing."""
     if importlib.util.find_spec("numba") is None:
         from ensemble_sae.kernels import plain
 

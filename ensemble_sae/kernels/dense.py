@@ -15,6 +15,7 @@ from torch.func import vmap
 from ensemble_sae.kernels.forms import Form, centre_of, decay_of_bias, norms_of
 from ensemble_sae.kernels.gradients import Gradients
 from ensemble_sae.kernels.kept import Kept
+from ensemble_sae.kernels.precision import Precision, Products
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.ranking import keep_largest
 from ensemble_sae.signatures.topk import BatchTopK, moved_threshold, smallest_of
@@ -23,9 +24,10 @@ from ensemble_sae.signatures.topk import BatchTopK, moved_threshold, smallest_of
 class DenseKernel:
     """The gradient function of one form; holds the arrays that are reused from step to step."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: Form, precision: Precision = "fp32") -> None:
         self.form = form
         self.kept = Kept()
+        self.products = Products(precision, self.kept)
 
     def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> Gradients:
         kept, decoder, bias = self.kept.array, params["decoder"], params["encoder_bias"]
@@ -35,10 +37,14 @@ class DenseKernel:
         dictionary = torch.div(decoder, norms, out=kept("dictionary", decoder))
         encoder = dictionary if self.form.tied else params["encoder"]
         inputs = self._inputs(params, buffers, batch, members)
+        factor, mm = self.products.factor, self.products.mm
+        x, atoms = self._factor_of_inputs(inputs), factor("dictionary", dictionary)
+        reads = atoms if self.form.tied else factor("encoder", encoder)
 
-        code = torch.bmm(inputs, encoder.mT, out=kept("code", batch, members, rows, n_dict))
+        code = mm(x, reads.mT, out=kept("code", batch, members, rows, n_dict))
         self._select(code.add_(bias[:, None, :]), buffers).relu_()
-        residual = torch.bmm(code, dictionary, out=kept("residual", batch, members, rows, d))
+        c = factor("code", code)
+        residual = mm(c, atoms, out=kept("residual", batch, members, rows, d))
         residual.sub_(inputs)  # x^ - x, the centre cancels
         mean_square = torch.linalg.vector_norm(residual, dim=2).square().sum(1) / (rows * d)
         residual.mul_(2 / (rows * d))
@@ -46,13 +52,15 @@ class DenseKernel:
         total = mean_square + l1 * (code.sum((1, 2)) / rows)
         aux = self._moved(buffers, code)
 
-        d_code = torch.bmm(residual, dictionary.mT, out=kept("d_code", code))
+        r = factor("residual", residual)
+        d_code = mm(r, atoms.mT, out=kept("d_code", code))
         d_code.add_((l1 / rows)[:, None, None])
-        d_dictionary = torch.bmm(code.mT, residual, out=kept("d_dictionary", dictionary))
+        d_dictionary = mm(c.mT, r, out=kept("d_dictionary", dictionary))
         active = code.sign_()  # nowhere negative; the code is spent, its room is free
         d_code.mul_(active)
 
-        grads = self._weights(dictionary, norms, d_dictionary, d_code, inputs)
+        d_encoder = mm(factor("d_code", d_code).mT, x, out=kept("d_encoder", dictionary))
+        grads = self._weights(dictionary, norms, d_dictionary, d_encoder)
         d_bias = d_code.sum(1)
         if "centre" in params:
             through_code = torch.bmm(d_bias[:, None], encoder)[:, 0]
@@ -86,16 +94,16 @@ class DenseKernel:
         out = self.kept.array("inputs", batch, members, *batch.shape)
         return torch.sub(batch, centre_of(params, buffers)[:, None, :], out=out)
 
+    def _factor_of_inputs(self, inputs: Tensor) -> Tensor:
+        """The inputs as a factor; a shared batch is rounded once, not once per member."""
+        if self.form.centred:
+            return self.products.factor("inputs", inputs)
+        return self.products.factor("batch", inputs[0]).expand(inputs.shape)
+
     def _weights(
-        self,
-        dictionary: Tensor,
-        norms: Tensor,
-        d_dictionary: Tensor,
-        d_code: Tensor,
-        inputs: Tensor,
+        self, dictionary: Tensor, norms: Tensor, d_dictionary: Tensor, d_encoder: Tensor
     ) -> Tensors:
         """The gradients of D, in the place of that of D^, and of E where it is not D^."""
-        d_encoder = torch.bmm(d_code.mT, inputs, out=self.kept.array("d_encoder", dictionary))
         if self.form.tied:
             d_dictionary.add_(d_encoder)
         product = torch.mul(d_dictionary, dictionary, out=self.kept.array("product", dictionary))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
+from ensemble_sae.kernels.precision import Precision, products
 from ensemble_sae.signatures import Tensors
 
 
@@ -35,7 +36,7 @@ class GradientFunction(Protocol):
     def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> Found: ...
 
 
-def mapped(signature: type[Any]) -> GradientFunction:
+def mapped(signature: type[Any], precision: Precision = "fp32") -> GradientFunction:
     """vmap over members of the gradient of the signature's loss; the batch is shared."""
     gradient = vmap(
         grad_and_value(lambda p, b, x: tuple(signature.loss(p, b, x)), has_aux=True),
@@ -44,7 +45,8 @@ def mapped(signature: type[Any]) -> GradientFunction:
     )
 
     def function(params: Tensors, buffers: Tensors, batch: Tensor) -> Gradients:
-        gradients, (total, aux) = gradient(params, buffers, batch)
+        with products(precision, batch.device):
+            gradients, (total, aux) = gradient(params, buffers, batch)
         return Gradients(gradients, total.detach(), {k: v.detach() for k, v in aux.items()})
 
     return function

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ensemble_sae.kernels.forms import Form, centre_of, decay_of_bias, norms_of
 from ensemble_sae.kernels.kept import Kept
+from ensemble_sae.kernels.precision import Precision, Products
 from ensemble_sae.kernels.selection import Compact, select
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.topk import moved_threshold
@@ -70,9 +71,10 @@ class SparseKernel:
         loops: the module `compiled`, or `plain` where there is no numba.
     """
 
-    def __init__(self, form: Form, loops: Any) -> None:
+    def __init__(self, form: Form, loops: Any, precision: Precision = "fp32") -> None:
         self.form, self.loops = form, loops
         self.kept = Kept()
+        self.products = Products(precision, self.kept)
 
     def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> SparsePass:
         self.loops.use_threads(torch.get_num_threads())
@@ -117,11 +119,12 @@ class SparseKernel:
     def _active(self, of: Weights, buffers: Tensors, batch: Tensor, to: Outcome) -> Compact:
         """The active entries of all rows."""
         members, n_dict, d = of.decoder.shape
-        encoders = of.encoder.reshape(members * n_dict, d).mT
+        encoders = self.products.factor("encoder", of.encoder).reshape(members * n_dict, d).mT
+        x = self.products.factor("batch", batch)
         out = self.kept.array("scores", batch, batch.shape[0], members * n_dict)
 
         def scores() -> Tensor:
-            return torch.mm(batch, encoders, out=out).view(-1, members, n_dict)
+            return self.products.mm(x, encoders, out=out).view(-1, members, n_dict)
 
         active, smallest = select(
             self.form.selection, self.loops, scores, of.scale, of.bias, buffers, self.kept

@@ -57,6 +57,9 @@ class Train(Dynamics):
     kernel: Literal["auto", "generic", "dense", "sparse"] = Field(
         "auto", description="which gradient is used"
     )
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="of matrix products; parameters and moments are float32"
+    )
     seed: int = Field(0, ge=0, description="of the whole run")
 
     @field_validator("init")
@@ -116,11 +119,15 @@ class Sweep(Strict):
         return self
 
 
-def load_sweep(name: str | Path, settings: tuple[str, ...] = ()) -> tuple[Sweep, str]:
+def load_sweep(
+    name: str | Path, settings: tuple[str, ...] = (), quick: bool = False
+) -> tuple[Sweep, str]:
     """Read a sweep by built-in name or path; returns it and what to call it in messages.
 
     Args:
         settings: `section.key=value` overrides, the value in TOML (`train.batch_size=4096`).
+        quick: take the smaller version that the file has under `[quick]`: `"section.key" = value`.
+            It is called NAME-quick.
 
     Raises:
         UserError: names the file, the key, the value and what is allowed.
@@ -128,12 +135,25 @@ def load_sweep(name: str | Path, settings: tuple[str, ...] = ()) -> tuple[Sweep,
     path = find("sweeps", name)
     values = read_toml(path)
     values.setdefault("name", path.stem)
+    smaller = values.pop("quick", None)
+    if quick:
+        if not isinstance(smaller, dict) or not smaller:
+            raise UserError(
+                "This sweep has no smaller version.",
+                where=f"{path}, [quick]",
+                found="nothing" if smaller is None else repr(smaller),
+                allowed='lines of the kind "train.epochs" = 1',
+                next_step="--set train.epochs=1",
+            )
+        values["name"] = f"{values['name']}-quick"
+        for key, value in smaller.items():
+            _override(values, key, value)
     for setting in settings:
-        _override(values, setting)
+        _override(values, *_read(setting))
     return validate(Sweep, values, str(path)), str(path)
 
 
-def _override(values: dict[str, Any], setting: str) -> None:
+def _read(setting: str) -> tuple[str, Any]:
     import tomllib
 
     key, separator, text = setting.partition("=")
@@ -142,10 +162,13 @@ def _override(values: dict[str, Any], setting: str) -> None:
             "A setting is key=value.", found=repr(setting), allowed="train.batch_size=4096"
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        return key.strip(), tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
-        value = text  # a bare word: --set activations.recipe=embedded
-    *sections, last = key.strip().split(".")
+        return key.strip(), text  # a bare word: --set activations.recipe=embedded
+
+
+def _override(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
         if isinstance(values, list) and len(values) == 1:

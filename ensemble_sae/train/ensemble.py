@@ -13,6 +13,7 @@ from ensemble_sae.config.dynamics import Dynamics
 from ensemble_sae.errors import UserError
 from ensemble_sae.kernels.choice import Kernel, Kernels
 from ensemble_sae.kernels.gradients import Found
+from ensemble_sae.kernels.precision import Precision
 from ensemble_sae.kernels.sparse import SparsePass
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.train import constraints, direct, stacking, storage
@@ -62,6 +63,7 @@ class FunctionalEnsemble:
         optimiser: Optimiser | None = None,
         batch_size: int = 1024,
         kernel: Kernel = "auto",
+        precision: Precision = "fp32",
         seed: int = 0,
         steps: int | None = None,
     ) -> None:
@@ -69,7 +71,8 @@ class FunctionalEnsemble:
         self.params, self.buffers, self.lr = params, buffers, lr
         self.size = stacking.members_in(params)
         self.device = lr.device
-        self.batch_size, self.kernel, self.seed, self.steps = batch_size, kernel, seed, steps
+        self.batch_size, self.kernel, self.precision = batch_size, kernel, precision
+        self.seed, self.steps = seed, steps
         self.optimiser = optimiser or Optimiser()
         self.step_count = 0
         self.grad_clip = torch.full_like(lr, NO_CLIP) if grad_clip is None else grad_clip
@@ -85,7 +88,7 @@ class FunctionalEnsemble:
                 allowed=f"{self.size}, or none",
             )
         self.mechanisms = Mechanisms(signature, self.dynamics, params, buffers, lr, steps)
-        self.kernels = Kernels(signature, kernel, params, buffers, self.device)
+        self.kernels = Kernels(signature, kernel, params, buffers, self.device, precision)
         self._project = constraints.projection(signature, params, buffers)
         self._transformation = self.optimiser.transformation(self.device)
         self.states = States(self._transformation, params, self._cut())

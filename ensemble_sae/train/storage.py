@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ensemble_sae.train.ensemble import FunctionalEnsemble
 
 KEY = "ensemble"  # of the header's entry
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 def save(ensemble: FunctionalEnsemble, path: Path) -> None:
@@ -31,6 +31,7 @@ def save(ensemble: FunctionalEnsemble, path: Path) -> None:
         "dynamics": [d.model_dump() for d in ensemble.dynamics],
         "batch_size": ensemble.batch_size,
         "kernel": ensemble.kernel,
+        "precision": ensemble.precision,
         "seed": ensemble.seed,
         "steps": ensemble.steps,
     }
@@ -63,6 +64,7 @@ def load(
         dynamics=[Dynamics.model_validate(values) for values in about["dynamics"]],
         batch_size=about["batch_size"],
         kernel=about["kernel"],
+        precision=about["precision"],
         seed=about["seed"],
         steps=about["steps"],
     )

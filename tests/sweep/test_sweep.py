@@ -182,6 +182,27 @@ def test_settings_override_the_file(read: Read, setting: str, found: Callable) -
     assert found(read(START + ONE, setting)[0])
 
 
+def test_the_smaller_version_comes_before_settings(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    smaller = '[quick]\n"train.epochs" = 2\n"grid.l1" = [0.1]\n"train.lr" = 0.5\n'
+    path.write_text(START + ONE + "l1 = [0.1, 0.2]\n" + smaller, encoding="utf-8")
+    whole, _ = load_sweep(path)
+    quick, _ = load_sweep(path, ("train.lr=0.25",), quick=True)
+    assert quick.name == f"{whole.name}-quick"
+    assert (whole.train.epochs, quick.train.epochs) == (1, 2)
+    assert (whole.grid[0]["l1"], quick.grid[0]["l1"]) == ([0.1, 0.2], [0.1])
+    assert quick.train.lr == 0.25
+
+
+@pytest.mark.parametrize("quick", ["", "quick = 3\n", "[quick]\n"])
+def test_without_a_smaller_version_it_is_refused(tmp_path: Path, quick: str) -> None:
+    path = tmp_path / "mine.toml"
+    top, rest = (quick, "") if quick.startswith("quick =") else ("", quick)
+    path.write_text(top + START + ONE + rest, encoding="utf-8")
+    with pytest.raises(UserError, match=r"no smaller version(.|\n)*mine.toml, \[quick\]"):
+        load_sweep(path, quick=True)
+
+
 # --- what is refused: the text, and words that the message must have
 
 
