@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import equal_l0
 import resampling
+import training
 import zoo
 
 from ensemble_sae.signatures import BUILTIN
@@ -71,3 +72,19 @@ def test_dead_shares_are_told_against_the_member_that_does_nothing() -> None:
     assert '`resample = "loss"`, power 0.5' in lines[1]
     assert lines[1].endswith("| 0.25x | 0.900x |")
     assert '`revive = "aux_k"`' in lines[2]
+
+
+def test_kernels_are_compared_member_by_member() -> None:
+    tables = [pd.DataFrame({"fvu": fvu, "l0": [4.0, 0.0, 2.0]}) for fvu in ([0.1, 0.2, 0.4],) * 2]
+    tables[1]["fvu"] *= [1.01, 0.98, 1.03]
+    tables[1]["l0"] += [0.4, 1.0, 0.0]
+    runs = [
+        {"name": name, "seconds": seconds, "gflop_per_s_before": 1.0, "table": table}
+        for name, seconds, table in zip(("dense", "auto"), (90.0, 45.0), tables, strict=True)
+    ]
+    first, second = training.compared("mine", runs)
+    assert second["speedup"] == 2
+    assert second["fvu"] == pytest.approx(0.02)
+    assert second["l0"] == pytest.approx(0.05)  # of the two that have an L0
+    assert training.line(first) == "| `mine` | 3 | dense | 90 s | 1.00x |  |  |"
+    assert training.line(second) == "| `mine` | 3 | auto | 45 s | 2.00x | 2% | 5% |"
