@@ -13,6 +13,8 @@ from ensemble_sae.data.joined import Rows
 from ensemble_sae.data.units import AnyUnits
 from ensemble_sae.randomness import permutation
 
+PAGE = 4096  # bytes; where pages are larger, they are touched more than once
+
 
 class Fetched(NamedTuple):
     """A chunk's rows `[N, d]` in the stored dtype, and the event after which they are there."""
@@ -24,9 +26,9 @@ class Fetched(NamedTuple):
 class ChunkFeed:
     """Maps chunks of one store, one ahead of the reader, in a thread of its own.
 
-    On a CPU the mapped file itself is handed out; the thread has read it once (which verifies
-    its checksum the first time), so its pages are in the page cache that all workers share. On
-    CUDA the thread copies the chunk to pinned memory and from there to the device on a stream
+    On a CPU the mapped file itself is handed out; the thread has read it once, in order, so its
+    pages are in the page cache that all workers share; the first time it compares the checksum too.
+    On CUDA the thread copies the chunk to pinned memory and from there to the device on a stream
     of its own, while the previous chunk is trained on. Rows joined from several stores are a copy
     on either, which the thread makes.
     """
@@ -69,12 +71,20 @@ class ChunkFeed:
         rows = self.store.activations(chunk, verify=chunk not in self._verified)
         self._verified.add(chunk)
         if self._stream is None:
+            _read(rows)
             return Fetched(rows, None)
         with torch.cuda.stream(self._stream):
             on_device = rows.pin_memory().to(self.device, non_blocking=True)
             ready = torch.cuda.Event()
             ready.record(self._stream)
         return Fetched(on_device, ready)
+
+
+def _read(rows: Tensor) -> None:
+    """Touch every page of mapped rows, in order: batches ask for them in random order, which is
+    the slowest way to read from a medium.
+    """
+    rows.view(torch.uint8).flatten()[::PAGE].sum()
 
 
 class Batches:
