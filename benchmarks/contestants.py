@@ -1,19 +1,21 @@
-"""What is timed: the ensemble, loops over single models, and two limits of the hardware.
+"""What is timed: the ensemble by kernel, loops over single models, two limits of the hardware.
 
 Every contestant starts from the same members and does the same mathematics on the same batches;
-`throughput.py` checks that before it takes a time. The limits compute nothing of use.
+`measure.py` checks that before it takes a time. The limits compute nothing of use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from statistics import NormalDist
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ensemble_sae.kernels.choice import Kernel
+from ensemble_sae.kernels.choice import EVERY, Kernel
 from ensemble_sae.randomness import generator
 from ensemble_sae.signatures import Tensors, resolve
 from ensemble_sae.train import FunctionalEnsemble
@@ -21,6 +23,8 @@ from ensemble_sae.train import FunctionalEnsemble
 LR = 1e-3
 L1 = 3e-3
 PRODUCTS = 5  # of B * n * d multiply-adds: code, reconstruction, code gradient, two weights'
+RANKED = ("topk", "batchtopk")  # signatures whose density is a number of their own, k / n
+LOOK = 64  # rows that are enough to tell a density
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Shape:
 
     Args:
         name: for tables; d: values per row; dicts: dictionary sizes n; batch: rows of a step, B.
+        density: the share of features that are active in a row at the start, on average; None
+            for members as they are initialised, which is about a half.
     """
 
     name: str
@@ -36,6 +42,12 @@ class Shape:
     dicts: tuple[int, ...]
     batch: int
     signature: str
+    density: float | None = None
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> Shape:
+        """From a dict of its fields, as JSON has it."""
+        return cls(**{**described, "dicts": tuple(described["dicts"])})
 
     def sizes(self, members: int) -> list[int]:
         """The dictionary size of each member."""
@@ -47,16 +59,26 @@ class Shape:
 
     def initial(self, members: int) -> list[tuple[Tensors, Tensors]]:
         """The first params and buffers of each member."""
-        signature = resolve(self.signature)
-        return [
-            signature.init(self.d, n, generator=generator(0, "benchmark", n, i), l1=L1)
-            for i, n in enumerate(self.sizes(members))
-        ]
+        return [self._member(index, n) for index, n in enumerate(self.sizes(members))]
 
     def batches(self, count: int, device: torch.device) -> list[Tensor]:
         """Normally distributed rows, `count` times `[B, d]`."""
         draw = generator(0, "benchmark rows", self.d)
         return [torch.randn(self.batch, self.d, generator=draw).to(device) for _ in range(count)]
+
+    def _member(self, index: int, n: int) -> tuple[Tensors, Tensors]:
+        """On rows from a normal distribution a score is one too, as wide as its encoder is long."""
+        signature, draw = resolve(self.signature), generator(0, "benchmark", n, index)
+        if self.signature in RANKED:
+            k = {} if self.density is None else {"k": float(max(1, round(self.density * n)))}
+            return signature.init(self.d, n, generator=draw, **k)
+        params, buffers = signature.init(self.d, n, generator=draw, l1=L1)
+        if self.density is not None:
+            bias = params["encoder_bias"]
+            encoder = params.get("encoder")  # a tied one has unit rows
+            widths = torch.ones_like(bias) if encoder is None else encoder.norm(dim=1)
+            bias.copy_(widths * -NormalDist().inv_cdf(1 - self.density))
+        return params, buffers
 
 
 class Contestant(Protocol):
@@ -112,6 +134,22 @@ class Ensemble:
         stacked = [params for e in self.ensembles for params, _ in e.members()]
         return [stacked[i] for i in self._order().tolist()]
 
+    def settle(self, batch: Tensor) -> None:
+        """Let `auto` choose kernels, which it does after some steps: on a few rows, and forget."""
+        for _ in range(EVERY):
+            self.step(batch[:LOOK])
+        for ensemble in self.ensembles:
+            ensemble.tally.reset()
+
+    def active(self) -> float:
+        """The share of all features that were active in a row, since the last `losses`."""
+        used = sum(float(ensemble.tally.means()["l0"].sum()) for ensemble in self.ensembles)
+        return used / sum(len(params["decoder"]) for params in self.members())
+
+    def sparse_members(self) -> int:
+        """How many members take the sparse kernel now."""
+        return sum(int(ensemble.kernels.is_sparse.sum()) for ensemble in self.ensembles)
+
     def _order(self) -> Tensor:
         return torch.tensor([i for places in self._places for i in places]).argsort()
 
@@ -128,6 +166,7 @@ class Loop:
         shape: Shape,
         members: int,
         device: torch.device,
+        *,
         compiled: bool = False,
         lr: float = LR,
     ) -> None:
@@ -205,13 +244,14 @@ class SquareProduct:
         torch.mm(self._left, self._right, out=self._out)
 
 
-TRAINERS: dict[str, Callable[[Shape, int, torch.device], Trainer]] = {
-    "ensemble": lambda shape, k, device: Ensemble(shape, k, device, "auto"),
-    "generic": lambda shape, k, device: Ensemble(shape, k, device, "generic"),
-    "loop": lambda shape, k, device: Loop(shape, k, device),
-    "compiled": lambda shape, k, device: Loop(shape, k, device, compiled=True),
+KERNELS: tuple[Kernel, ...] = ("auto", "dense", "sparse", "generic")
+LOOPS = ("loop", "compiled")
+TRAINERS: dict[str, Callable[..., Trainer]] = {
+    **{kernel: partial(Ensemble, kernel=kernel) for kernel in KERNELS},
+    "loop": Loop,
+    "compiled": partial(Loop, compiled=True),
 }
-"""By name. `ensemble` is the default kernel, `generic` the one that any signature gets."""
+"""By name; called with a shape, a number of members, a device, and `lr` if it is not `LR`."""
 
 
 def _to(tensors: Tensors, device: torch.device, grad: bool = False) -> Tensors:

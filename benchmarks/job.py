@@ -1,6 +1,6 @@
 """One job of the benchmark, in a process of its own: `python job.py JOB.json RESULT.json`.
 
-`steps`    times all contestants, interleaved, for one shape and several numbers of members.
+`steps`    times contestants, interleaved, for several cases and numbers of members.
 `loading`  drives a chunk feed as a training worker does, and tells how long it waited.
 `memory`   the largest memory of one contestant.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contestants import TRAINERS, Shape, Trainer
+from contestants import TRAINERS, Ensemble, Shape, Trainer
 from measure import measure_steps
 
 from ensemble_sae.data.feed import Batches, ChunkFeed, row_order
@@ -28,11 +28,12 @@ from ensemble_sae.data.units import Units
 CHUNKS = 4
 
 
-def measure_loading(job: dict[str, Any], shape: Shape, device: torch.device) -> dict[str, Any]:
+def measure_loading(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """Train on a temporary store, chunk by chunk, with the next one fetched ahead."""
-    (members,) = job["members"]
-    trainer = TRAINERS["ensemble"](shape, members, device)
+    shape, members = Shape.of(job["shape"]), job["members"]
+    trainer = Ensemble(shape, members, device, "auto", lr=0.0)
     batches = shape.batches(job["chunk_batches"], torch.device("cpu"))
+    trainer.settle(batches[0].to(device))
     for batch in batches[:2]:
         trainer.step(batch.to(device))  # takes its memory before the clock starts
     with tempfile.TemporaryDirectory() as folder:
@@ -42,6 +43,7 @@ def measure_loading(job: dict[str, Any], shape: Shape, device: torch.device) -> 
         times = _drive(store, trainer, shape.batch, device)
     return {
         "shape": shape.name,
+        "active": trainer.active(),
         "members": members,
         "chunks": CHUNKS,
         "chunk_mib": rows * shape.d * 2 / 2**20,
@@ -82,12 +84,12 @@ def _drive(
     }
 
 
-def measure_memory(job: dict[str, Any], shape: Shape, device: torch.device) -> dict[str, Any]:
+def measure_memory(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The most memory that a contestant needed, above that of a process that only imports."""
-    (members,), (name,) = job["members"], job["contestants"]
+    shape, members, name = Shape.of(job["shape"]), job["members"], job["contestant"]
     batches = shape.batches(2, device)
     before = _peak_bytes(device)
-    trainer = TRAINERS[name](shape, members, device)
+    trainer = TRAINERS[name](shape, members, device, lr=0.0)
     for batch in batches * 2:
         trainer.step(batch)
     weights = sum(t.numel() * t.element_size() for p in trainer.members() for t in p.values())
@@ -119,8 +121,7 @@ def main(job_file: str, result_file: str) -> None:
     """Do the job of a file and write its result into another."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     torch.set_num_threads(job["threads"])
-    shape = Shape(**{**job["shape"], "dicts": tuple(job["shape"]["dicts"])})
-    result = KINDS[job["kind"]](job, shape, torch.device(job["device"]))
+    result = KINDS[job["kind"]](job, torch.device(job["device"]))
     Path(result_file).write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -1,8 +1,9 @@
-"""The README's two tables, from measured results.
+"""The pages' tables, from measured results: two of the README, and that of docs/kernels.md.
 
     python benchmarks/readme.py --run runs/default --bench benchmarks/results/throughput.json
 
-Each replaces the block between its two marks (`<!-- frontier -->`, `<!-- throughput -->`).
+Each replaces the block between its two marks (`<!-- frontier -->`, `<!-- throughput -->`,
+`<!-- kernels -->`).
 """
 
 from __future__ import annotations
@@ -14,38 +15,84 @@ from pathlib import Path
 from typing import Any
 
 import frontier
+from show import auto_takes, ratio, share
 
 import ensemble_sae
 
-MEDIAN = 1  # of [lower quartile, median, upper quartile]
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README, KERNELS = ROOT / "README.md", ROOT / "docs" / "kernels.md"
+PAGE = "benchmarks/results/throughput.md"
 
 
 def throughput(report: dict[str, Any]) -> str:
-    """Speed-up over the loops and share of the limit, freed memory kept, as Markdown."""
+    """The default kernel against the loops and the dense limit, as Markdown."""
     lines = [
-        "| shape | members | over the loop | over the compiled loop | share of the limit |",
-        "|---|--:|--:|--:|--:|",
+        "| members | signature | active | over the loop | over the compiled loop "
+        "| of the dense limit |",
+        "|---|---|--:|--:|--:|--:|",
     ]
-    for cell in report["steps"]["kept"]:
-        if cell["members"] not in (1, 8, 12, 32):
-            continue
-        over, dicts = cell["speedup_over"], sorted(set(cell["dicts"]))
-        n = f"{dicts[0]}" if len(dicts) == 1 else f"{dicts[0]}..{dicts[-1]}"
-        compiled = f"{over['compiled'][MEDIAN]:.2f}x" if "compiled" in over else ""
-        lines.append(
-            f"| d {cell['d']}, n {n}, B {cell['batch']} | {cell['members']} "
-            f"| {over['loop'][MEDIAN]:.2f}x | {compiled} "
-            f"| {100 * cell['of_limit']['ensemble'][MEDIAN]:.0f}% |"
-        )
-    about = report["about"]
+    for cell in _headline(report):
+        ratios = [ratio(cell, over, "auto") for over in ("loop", "compiled", "of_limit")]
+        lines.append(f"| {_who(cell)} | {' | '.join(ratios)} |")
     lines += [
         "",
-        f"Medians of ratios within rounds, {about['hardware']}, float32; the limit is the time of "
-        "the step's five bare matrix products. More, and how to read it: "
-        "[throughput.md](benchmarks/results/throughput.md), made by `make bench`.",
+        "*Active*: the share of features that are active in a row; about a half are before training"
+        " makes codes sparse. *The dense limit*: the time of the five bare matrix products of a"
+        f" dense step; sparse codes need less than that. {_conditions(report)} More, and how to"
+        f" read it: [throughput.md]({PAGE}), made by `make bench`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def kernels(report: dict[str, Any]) -> str:
+    """The sparse and the dense kernel against the limit and the loop, as Markdown."""
+    lines = [
+        "| members | signature | active | sparse, of limit | dense, of limit | sparse, over loop "
+        "| dense, over loop | `auto` takes |",
+        "|---|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for cell in _headline(report):
+        ratios = [
+            ratio(cell, over, name) for over in ("of_limit", "loop") for name in ("sparse", "dense")
+        ]
+        lines.append(f"| {_who(cell)} | {' | '.join(ratios)} | {auto_takes(cell)} |")
+    return "\n".join([*lines, "", _conditions(report)]) + "\n"
+
+
+def _headline(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The cells with the most members of a shape, with a training worker's allocator settings."""
+    cells = next(iter(report["steps"].values()))
+    most: dict[str, int] = {}
+    for cell in cells:
+        most[cell["shape"]] = max(cell["members"], most.get(cell["shape"], 0))
+    return [cell for cell in cells if cell["members"] == most[cell["shape"]]]
+
+
+def _who(cell: dict[str, Any]) -> str:
+    """The first columns of both tables."""
+    dicts = sorted(set(cell["dicts"]))
+    n = f"{dicts[0]}" if len(dicts) == 1 else f"{dicts[0]}..{dicts[-1]}"
+    shape = f"{cell['members']} of d {cell['d']}, n {n}, B {cell['batch']}"
+    return f"{shape} | `{cell['signature']}` | {share(cell['active'])}"
+
+
+def _conditions(report: dict[str, Any]) -> str:
+    about = report["about"]
+    versions = ", ".join(
+        f"{name} {about['packages'][name].partition('+')[0]}"
+        for name in ("torch", "numba")
+        if name in about["packages"]
+    )
+    return f"Medians of ratios within rounds; {about['hardware']}, float32, {versions}."
+
+
+def write_throughput(report: dict[str, Any]) -> None:
+    """Rewrite the blocks that are made from throughput.json."""
+    for page, mark, text in (
+        (README, "throughput", throughput(report)),
+        (KERNELS, "kernels", kernels(report)),
+    ):
+        page.write_text(replace(page.read_text(encoding="utf-8"), mark, text), encoding="utf-8")
 
 
 def replace(page: str, mark: str, text: str) -> str:
@@ -60,13 +107,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="a finished run of the default sweep")
     parser.add_argument("--bench", type=Path, help="throughput.json")
     options = parser.parse_args()
-    page = README.read_text(encoding="utf-8")
     if options.run:
+        page = README.read_text(encoding="utf-8")
         page = replace(page, "frontier", frontier.markdown(ensemble_sae.load(options.run)))
+        README.write_text(page, encoding="utf-8")
     if options.bench:
-        report = json.loads(options.bench.read_text(encoding="utf-8"))
-        page = replace(page, "throughput", throughput(report))
-    README.write_text(page, encoding="utf-8")
+        write_throughput(json.loads(options.bench.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """How fast the ensemble trains, against loops over single models and the hardware's limits.
 
-    python benchmarks/throughput.py                 a few minutes on 2 cores
-    python benchmarks/throughput.py --full          all numbers of members
+Kernels x shapes x densities x numbers of members.
+
+    python benchmarks/throughput.py                 some minutes on 2 cores
+    python benchmarks/throughput.py --docs          the same, and the tables of README and docs
+    python benchmarks/throughput.py --full          more numbers of members, longer
     python benchmarks/throughput.py --device cuda
 
 Writes throughput.md, .json, .png and .svg into benchmarks/results.
@@ -11,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -20,14 +25,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import show
 import torch
-from contestants import TRAINERS, Shape
+from contestants import RANKED, TRAINERS, Shape
 from rich.console import Console
 
 from ensemble_sae.dispatch.launcher import ALLOCATOR
@@ -38,22 +43,62 @@ SMALL = Shape("small", 128, (256,), 256, "untied")
 LARGE = Shape("large", 512, (2048,), 1024, "untied")
 MIXED = Shape("mixed", 256, SIZES, 4096, "tied")
 TINY = Shape("tiny", 8, (16, 32), 32, "untied")
+FEW = 0.02  # the density of what is only measured at one
 
-POWERS = (1, 2, 4, 8, 16, 32, 64)
-GRIDS: dict[str, list[tuple[Shape, tuple[int, ...]]]] = {
-    "quick": [(SMALL, POWERS), (LARGE, (1, 8)), (MIXED, (6, 12))],
-    "full": [(SMALL, POWERS), (LARGE, POWERS), (MIXED, (6, 12, 24, 36, 60))],
-    "tiny": [(TINY, (2, 4))],
+
+@dataclass(frozen=True)
+class Case:
+    """A shape and numbers of members."""
+
+    shape: Shape
+    members: tuple[int, ...]
+
+    def contestants(self, there: list[str]) -> list[str]:
+        """Those that make sense: the sparse kernel for sparse codes; the generic one, which takes
+        no notice of densities, at one of them."""
+        density, ranked = self.shape.density, self.shape.signature in RANKED
+        left_out = {"sparse": density is None, "generic": ranked or density != FEW}
+        return [name for name in there if not left_out.get(name)]
+
+
+def _at(shape: Shape, densities: tuple[float | None, ...], *members: int) -> list[Case]:
+    return [Case(replace(shape, density=density), members) for density in densities]
+
+
+def _ranked(shape: Shape, *members: int) -> list[Case]:
+    return [Case(replace(shape, signature=name, density=FEW), members) for name in RANKED]
+
+
+DENSITIES = (0.005, FEW, 0.08, 0.12, None)
+BOTH = (FEW, None)
+QUICK = [
+    *_at(SMALL, BOTH, 1, 8, 32),
+    *_at(LARGE, DENSITIES, 1, 8),
+    *_ranked(LARGE, 8),
+    *_at(MIXED, BOTH, 6, 12),
+]
+FULL = [
+    *_at(SMALL, DENSITIES, 1, 2, 4, 8, 16, 32, 64),
+    *_ranked(SMALL, 32),
+    *_at(LARGE, DENSITIES, 1, 2, 4, 8, 16, 32),
+    *_ranked(LARGE, 8),
+    *_at(MIXED, DENSITIES, 6, 12, 24, 36, 60),
+]
+GRIDS = {"quick": QUICK, "full": FULL, "tiny": _at(TINY, (0.02, None), 2, 4)}
+AGAIN = {  # with the system's own allocator settings
+    "quick": [*_at(SMALL, BOTH, 32), *_at(LARGE, (FEW,), 1), *_at(MIXED, (None,), 6)],
+    "full": FULL,
+    "tiny": _at(TINY, (None,), 2),
 }
 # seconds of a cell, its fewest and most rounds, and about how long a turn lasts
 PACE = {
     "quick": {"seconds": 2.5, "rounds": [5, 40], "turn_s": 0.06},
-    "full": {"seconds": 20.0, "rounds": [5, 100], "turn_s": 0.1},
+    "full": {"seconds": 20.0, "rounds": [7, 100], "turn_s": 0.1},
     "tiny": {"seconds": 0.1, "rounds": [2, 3], "turn_s": 0.001},
 }
-LOADED = {SMALL: (1, 32), LARGE: (1,), MIXED: (6,), TINY: (2,)}  # members while data is loaded
-REMEMBERED = {SMALL: 32, LARGE: 8, MIXED: 12, TINY: 2}  # members whose memory is compared
-CHUNK_BATCHES = {SMALL: 128, LARGE: 16, MIXED: 8, TINY: 4}
+LOADED = {"small": (1, 32), "large": (1,), "mixed": (6,), "tiny": (2,)}  # while data is loaded
+REMEMBERED = {"small": 32, "large": 8, "mixed": 12, "tiny": 2}  # members whose memory is compared
+CHUNK_BATCHES = {"small": 128, "large": 16, "mixed": 8, "tiny": 4}
 
 
 def settings(device: torch.device) -> list[str]:
@@ -63,28 +108,45 @@ def settings(device: torch.device) -> list[str]:
 
 
 def jobs(grid: str, contestants: list[str], options: argparse.Namespace) -> Iterator[dict]:
-    """All jobs, the expensive ones last."""
+    """All jobs. Steps of one shape are one: its contestants need compiling once."""
     device = torch.device(options.device)
     common = {"device": options.device, "threads": options.threads}
-    grids = [(_signed(shape, options.signature), shape, ks) for shape, ks in GRIDS[grid]]
-    for setting in settings(device):
-        for shape, _, members in grids:
-            job = {"kind": "steps", "setting": setting, "members": members, **PACE[grid]}
-            yield {**common, **job, "shape": asdict(shape), "contestants": contestants}
+    for setting, cases in zip(settings(device), (GRIDS[grid], AGAIN[grid]), strict=False):
+        for _, own in itertools.groupby(cases, lambda case: case.shape.name):
+            job = {"kind": "steps", "setting": setting, **PACE[grid]}
+            described = [_described(case, contestants, options.signature) for case in own]
+            yield {**common, **job, "cases": described}
     worker_like = {**common, "setting": settings(device)[0]}
-    for shape, plain, _ in grids:
-        for members in LOADED[plain]:
-            job = {"kind": "loading", "members": [members], "chunk_batches": CHUNK_BATCHES[plain]}
-            yield {**worker_like, **job, "shape": asdict(shape)}
-        for name in contestants if grid != "tiny" else ["ensemble"]:
-            job = {"kind": "memory", "members": [REMEMBERED[plain]], "contestants": [name]}
-            yield {**worker_like, **job, "shape": asdict(shape)}
+    for shape in dict.fromkeys(replace(case.shape, density=FEW) for case in GRIDS[grid]):
+        if shape.signature in RANKED:
+            continue
+        chosen = {**worker_like, "shape": asdict(_signed(shape, options.signature))}
+        for members in LOADED[shape.name]:
+            chunks = CHUNK_BATCHES[shape.name]
+            yield {**chosen, "kind": "loading", "members": members, "chunk_batches": chunks}
+        for name in contestants if grid != "tiny" else ["sparse"]:
+            if name not in ("auto", "compiled"):  # one of the others, and a compiler's own memory
+                members = REMEMBERED[shape.name]
+                yield {**chosen, "kind": "memory", "members": members, "contestant": name}
+
+
+def _described(case: Case, contestants: list[str], signature: str | None) -> dict[str, Any]:
+    """For JSON."""
+    shape, there = _signed(case.shape, signature), case.contestants(contestants)
+    return {"shape": asdict(shape), "members": case.members, "contestants": there}
+
+
+def _signed(shape: Shape, signature: str | None) -> Shape:
+    if signature is None or shape.signature in RANKED:
+        return shape
+    return replace(shape, signature=signature)
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Do a job in a new process with the environment that it asks for."""
     environment = {name: v for name, v in os.environ.items() if name != "GLIBC_TUNABLES"}
-    environment |= {"OMP_NUM_THREADS": str(job["threads"]), "MKL_NUM_THREADS": str(job["threads"])}
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    environment |= dict.fromkeys(pools, str(job["threads"]))
     if job["setting"] == "kept":
         environment["GLIBC_TUNABLES"] = ALLOCATOR
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +165,9 @@ def measure(grid: str, options: argparse.Namespace, console: Console) -> dict[st
     timed = [job for job in todo if job["kind"] != "memory"]
     with console.status("") as status:
         for number, job in enumerate(timed, 1):
-            members = ", ".join(map(str, job["members"]))
-            what = f"{job['kind']}, {job['shape']['name']} shape, {members} members"
-            status.update(f"{number}/{len(timed)}: {what}, freed memory {job['setting']}")
+            name = (job.get("shape") or job["cases"][0]["shape"])["name"]
+            what = f"{job['kind']}, {name} shape, freed memory {job['setting']}"
+            status.update(f"{number}/{len(timed)}: {what}")
             result = run_job(job)
             if job["kind"] == "steps":
                 report["steps"].setdefault(job["setting"], []).extend(result["cells"])
@@ -130,7 +192,9 @@ def choose_contestants(grid: str, device: torch.device) -> tuple[list[str], list
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """Hardware, versions, date and command (without the folder that the results go to)."""
-    packages = {p: importlib.metadata.version(p) for p in ("ensemble-sae", "torch", "torchopt")}
+    found = ["ensemble-sae", "torch", "torchopt"]
+    found += ["numba"] if importlib.util.find_spec("numba") else []
+    packages = {name: importlib.metadata.version(name) for name in found}
     device = torch.device(options.device)
     gpu = [f"{torch.cuda.get_device_name(device)}, "] if device.type == "cuda" else []
     return {
@@ -142,10 +206,6 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(["python benchmarks/throughput.py", *options.command]),
     }
-
-
-def _signed(shape: Shape, signature: str | None) -> Shape:
-    return replace(shape, signature=signature) if signature else shape
 
 
 def _cpu_name() -> str:
@@ -175,11 +235,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         size.add_argument(f"--{grid}", dest="grid", action="store_const", const=grid, help=words)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=_cores(), help="of tensor operations")
-    parser.add_argument("--signature", choices=["untied", "tied", "affine"], help="for all shapes")
+    signatures = ["untied", "tied", "affine"]
+    parser.add_argument("--signature", choices=signatures, help="of all that are of the relu kind")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder to write into")
+    parser.add_argument("--docs", action="store_true", help="write the pages' tables too")
     options = parser.parse_args(arguments)
     options.command = [word for word in arguments if word not in ("--out", str(options.out))]
     options.grid = options.grid or ("quick" if options.device == "cpu" else "full")
+    if options.docs and options.grid == "tiny":
+        parser.error("--docs: tiny shapes are not for the pages")
     return options
 
 
@@ -189,6 +253,10 @@ def main(arguments: list[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     report = measure(options.grid, options, console)
     show.write(report, options.out, console)
+    if options.docs:
+        import readme
+
+        readme.write_throughput(report)
 
 
 if __name__ == "__main__":

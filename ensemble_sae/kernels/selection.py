@@ -35,7 +35,7 @@ def select(
     """The active entries of z = scores * scale + bias; with `batch` also each member's smallest.
 
     Args:
-        loops: the module `compiled` or `plain`.
+        loops: as of `SparseKernel`.
         scores: makes them, `[B, K, n]`, into memory that is then overwritten.
         scale, bias: `[K, n]`.
     """

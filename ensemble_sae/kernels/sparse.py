@@ -23,8 +23,10 @@ from ensemble_sae.kernels.selection import Compact, select
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.topk import moved_threshold
 
-BLOCKS = 16  # of rows, that are sorted side by side; a constant, so that sums keep their order
-ROOM = 8 * 2**20  # bytes of the scores that are made at once: they are read from the cache
+# Blocks of rows that are sorted side by side: constants, so that sums keep their order.
+BLOCKS = {"cpu": 16, "cuda": 128}
+# Bytes of the scores that are made at once: on a CPU they are read from the cache.
+ROOM = {"cpu": 8 * 2**20, "cuda": 2 * 2**30}
 TAME = 1e8  # while all is below this, no square of a gradient overflows
 
 
@@ -68,7 +70,7 @@ class SparseKernel:
     """The gradient function of one form; holds the arrays that are reused from step to step.
 
     Args:
-        loops: the module `compiled`, or `plain` where there is no numba.
+        loops: the module `compiled`, or `plain` where there is no numba; `gpu` on CUDA.
     """
 
     def __init__(self, form: Form, loops: Any, precision: Precision = "fp32") -> None:
@@ -82,7 +84,7 @@ class SparseKernel:
         weights, found = self._weights(params, buffers), self._room(params["decoder"], batch)
         members, n_dict, _ = weights.decoder.shape
         l1 = buffers["l1"] if self.form.l1 else batch.new_zeros(members)
-        width = max(1, ROOM // (batch.shape[0] * n_dict * batch.element_size()))
+        width = max(1, ROOM[batch.device.type] // (batch.shape[0] * n_dict * batch.element_size()))
         entries = []
         for start in range(0, members, width):
             part = slice(start, min(start + width, members))
@@ -155,7 +157,8 @@ class SparseKernel:
             kept.list(f"codes {part.start}", like, count),
             kept.list(f"ups {part.start}", like, count),
         )
-        sizes = kept.array("sizes", like, members, BLOCKS, n_dict, dtype=torch.int64)
+        blocks = BLOCKS[like.device.type]
+        sizes = kept.array("sizes", like, members, blocks, n_dict, dtype=torch.int64)
         given = *active, slopes, ends - counts, sizes
         self.loops.by_feature(*self.loops.take(*given, to.starts, *entries[2:], to.summed))
         return entries

@@ -17,7 +17,7 @@ from torch import Tensor
 from ensemble_sae.signatures import Tensors
 
 ROOM = {"cpu": 12 * 2**20, "cuda": 2 * 2**30}  # bytes for the [k, B, n] temporaries of a slice
-SPARSE_ROOM = 64 * 2**20  # bytes for the [k, B, d] residuals of sparse members
+SPARSE_ROOM = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}  # for their [k, B, d] residuals, if sparse
 
 
 class Slice(NamedTuple):
@@ -47,7 +47,7 @@ def slices(
     widths = {False: slice_width(batch_size, widest, element, device.type)}
     if is_sparse.any():
         d = params["decoder"].shape[2]
-        widths[True] = max(1, SPARSE_ROOM // (batch_size * d * element))
+        widths[True] = max(1, SPARSE_ROOM[device.type] // (batch_size * d * element))
     found, start = [], 0
     for sparse, run in itertools.groupby(is_sparse.tolist()):
         members = len(list(run))

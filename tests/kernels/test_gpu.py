@@ -20,7 +20,7 @@ from making import rows
 from test_kernels import BIASES, PRECISION, near, same, stacked
 from torch import Tensor
 
-from ensemble_sae.kernels import choice, plain
+from ensemble_sae.kernels import choice, plain, sparse
 from ensemble_sae.kernels.choice import Kernels
 from ensemble_sae.kernels.dense import DenseKernel
 from ensemble_sae.kernels.forms import FORMS
@@ -59,7 +59,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows: each is a program, and the interpreter is slow."""
-    monkeypatch.setattr("ensemble_sae.kernels.sparse.BLOCKS", 2)
+    monkeypatch.setitem(sparse.BLOCKS, "cpu", 2)
 
 
 small, few = (pytest.mark.usefixtures(name) for name in ("small_blocks", "few_blocks"))

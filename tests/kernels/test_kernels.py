@@ -12,6 +12,7 @@ import torch
 from making import cast, members, rows
 
 from ensemble_sae.kernels import choice, compiled, plain
+from ensemble_sae.kernels import sparse as sparse_module
 from ensemble_sae.kernels.choice import Kernels
 from ensemble_sae.kernels.dense import DenseKernel
 from ensemble_sae.kernels.forms import FORMS
@@ -133,7 +134,7 @@ def test_members_may_be_scored_in_several_parts(
     room: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ensemble_sae.kernels.sparse.ROOM", room)
+    monkeypatch.setitem(sparse_module.ROOM, "cpu", room)
     params, buffers = stacked(signature, 5, 6, 33, **options)
     same(kernel, signature, params, buffers, rows(20, 6), rows(3, 6), rows(40, 6))
 
