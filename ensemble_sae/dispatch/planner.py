@@ -1,10 +1,9 @@
 """Hundreds of members -> few groups -> devices, by a model of cost and memory.
 
-Cost of a member's step: see `cost.member_flop`.
-Memory of a member: 12 bytes per parameter (itself and two moments, in float32). Of each group the
-members of one slice take as much again (gradient, update, unit rows), and 8 B (n + d) bytes for
-the code, its gradient and the residual. On a GPU there are two chunks of every hook besides, on a
-CPU two of those whose rows are joined from several stores (the others are mapped files).
+Cost of a member's step, for the plan: `cost.member_flop`, whatever its kernel. Seconds of a step,
+for the dry run: `cost.work_of`. Memory: `memory.needed`, and the worker itself; on a GPU there are
+two chunks of every hook besides, on a CPU two of those whose rows are joined from several stores
+(the others are mapped files).
 
 Groups are laid end to end in order of cost and cut into one stretch per device, so that every
 device has the same work to within one member and at most (devices - 1) groups are split.
@@ -15,15 +14,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ensemble_sae.dispatch.cost import member_flop
+from ensemble_sae.dispatch import memory
+from ensemble_sae.dispatch.cost import Stack, Work, member_flop, work_of
 from ensemble_sae.dispatch.devices import GIB, Device
+from ensemble_sae.dispatch.ways import stacks_of
 from ensemble_sae.errors import UserError
+from ensemble_sae.kernels.choice import Kernel
 from ensemble_sae.sweep import Group, Member
-from ensemble_sae.train.slices import slice_width
-
-STATE = 3  # params, two moments
-WORKING = 3  # gradient, update, unit rows
-FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,8 @@ class Plan:
     parameters: Mapping[str, int]  # of one member, by group name
     chunk_bytes: int
     joined_bytes: int = 0
+    kernel: Kernel = "auto"
+    is_adam: bool = True
 
     def flop_per_step(self, device: int) -> float:
         """FLOP of one step of everything on a device."""
@@ -56,6 +55,30 @@ class Plan:
             member_flop(member, self.batch_size, task.group.n_dict)
             for task in self.tasks[device]
             for member in task.members
+        )
+
+    def work(self, device: int, late: bool) -> Work:
+        """What a device does in a step, early in the training or late: see `ways`."""
+        kind, place = self.devices[device].kind, -1 if late else 0
+        found = [self.stacks(task, kind) for task in self.tasks[device]]
+        return sum((work_of(ways[place]) for task in found for ways in task), Work())
+
+    def all_stacks(self) -> list[list[Stack]]:
+        """What all tasks are, and may become."""
+        pairs = zip(self.devices, self.tasks, strict=True)
+        return [ways for d, tasks in pairs for t in tasks for ways in self.stacks(t, d.kind)]
+
+    def stacks(self, task: Task, kind: str, largest: bool = False) -> list[list[Stack]]:
+        """What a task is on a kind of device: see `ways.stacks_of`."""
+        return stacks_of(
+            task.group,
+            task.members,
+            rows=self.batch_size,
+            parameters=self.parameters[task.group.name],
+            kernel=self.kernel,
+            kind=kind,
+            is_adam=self.is_adam,
+            largest=largest,
         )
 
     def memory(self, device: int) -> int:
@@ -77,6 +100,8 @@ def plan(
     parameters: Mapping[str, int],
     chunk_bytes: int,
     joined_bytes: int = 0,
+    kernel: Kernel = "auto",
+    is_adam: bool = True,
 ) -> Plan:
     """Spread the groups' members over the devices.
 
@@ -84,13 +109,14 @@ def plan(
         parameters: group name -> number of parameters of one of its members.
         chunk_bytes: size of the largest chunk of every hook together.
         joined_bytes: of those of them that are joined from several stores.
+        kernel: that members may take. is_adam: whether Adam moves them, with a decay or without.
 
     Raises:
         UserError: something cannot fit; names the member or the device and the memory.
     """
     tasks = _cut(groups, devices, batch_size)
     used = tuple(device for device, mine in zip(devices, tasks, strict=True) if mine)
-    sizes = batch_size, dict(parameters), chunk_bytes, joined_bytes
+    sizes = batch_size, dict(parameters), chunk_bytes, joined_bytes, kernel, is_adam
     made = Plan(used, tuple(t for t in tasks if t), *sizes)
     for index, device in enumerate(made.devices):
         _refuse_what_cannot_fit(made, index, device)
@@ -125,16 +151,9 @@ def _kind(member: Member) -> tuple[str, int, str]:
 def _needed(made: Plan, tasks: tuple[Task, ...], kind: str) -> int:
     """Bytes of some tasks on a device of this kind."""
     # Mapped files are the page cache's; joined rows are copies.
-    total = 2 * (made.joined_bytes if kind == "cpu" else made.chunk_bytes)
-    batch_size = made.batch_size
-    for task in tasks:
-        n = task.group.n_dict
-        d = max(m.d_activation + m.d_target for m in task.members)
-        each = FLOAT * made.parameters[task.group.name]
-        width = min(len(task.members), slice_width(batch_size, max(n, d), FLOAT, kind))
-        total += STATE * each * len(task.members)
-        total += width * (WORKING * each + 2 * FLOAT * batch_size * (n + d))
-    return total
+    chunks = 2 * (made.joined_bytes if kind == "cpu" else made.chunk_bytes)
+    stacks = [ways for task in tasks for ways in made.stacks(task, kind, largest=True)]
+    return memory.BASE.get(kind, 0) + chunks + memory.needed(stacks)
 
 
 def _refuse_what_cannot_fit(made: Plan, index: int, device: Device) -> None:

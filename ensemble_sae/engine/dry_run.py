@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from ensemble_sae.data.disk import human_bytes
+from ensemble_sae.dispatch.cost import Speeds
 from ensemble_sae.dispatch.devices import Device
+from ensemble_sae.dispatch.planner import Plan
+from ensemble_sae.dispatch.speeds import measure
+from ensemble_sae.dispatch.ways import FEW
 from ensemble_sae.engine.prepared import Prepared
 
 
@@ -40,16 +41,13 @@ def show(ready: Prepared, console: Console) -> None:
             ", ".join(where),
         )
     console.print(groups)
-    seconds = []
+    speeds = _speeds(plan.devices)
+    steps = rows // train.batch_size
     for index, device in enumerate(plan.devices):
-        flop = plan.flop_per_step(index)
-        speed = _flop_per_second(device)
-        steps = rows // train.batch_size
-        seconds.append(flop * steps / speed)
         console.print(
-            f"{device.name}: {flop / 1e9:,.1f} GFLOP a step, "
+            f"{device.name}: {plan.flop_per_step(index) / 1e9:,.1f} GFLOP a step if dense, "
             f"{human_bytes(plan.memory(index))} of {human_bytes(device.memory)}, "
-            f"matrix products at {speed / 1e9:,.0f} GFLOP/s here",
+            f"matrix products at {speeds[device].product / 1e9:,.0f} GFLOP/s here",
             highlight=False,
             soft_wrap=True,
         )
@@ -61,15 +59,37 @@ def show(ready: Prepared, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(
-        f"Estimated training time: {max(seconds) / EFFICIENCY / 60:,.1f} minutes "
-        f"(at {EFFICIENCY:.0%} of the products' speed), not counting the harvest.",
-        highlight=False,
-        soft_wrap=True,
+    console.print(_estimate(plan, speeds, steps), highlight=False, soft_wrap=True)
+
+
+def _estimate(plan: Plan, speeds: dict[Device, Speeds], steps: int) -> str:
+    """The time of the slowest device, from what its steps cost early in a training to late."""
+
+    def minutes(late: bool) -> float:
+        works = ((device, plan.work(i, late)) for i, device in enumerate(plan.devices))
+        return max(work.seconds(speeds[device]) for device, work in works) * steps / 60
+
+    low, high = sorted(minutes(late) for late in (False, True))
+    if all(len(ways) == 1 for ways in plan.all_stacks()):
+        return f"Estimated training time: {high:,.1f} minutes, not counting the harvest."
+    return (
+        f"Estimated training time: {low:,.1f} to {high:,.1f} minutes, not counting the harvest: "
+        f"an l1 may leave {FEW:.0%} of the features active from the start on, or never make "
+        "codes sparse."
     )
 
 
-EFFICIENCY = 0.7  # of the matrix products' speed, as whole steps reach it (benchmarks/results)
+def _speeds(devices: tuple[Device, ...]) -> dict[Device, Speeds]:
+    """Every device's; equal CPU workers are measured once, all together."""
+    found: dict[Device, Speeds] = {}
+    workers = [device for device in devices if device.kind == "cpu"]
+    for device in devices:
+        found[device] = (
+            found[workers[0]]
+            if device in workers[1:]
+            else measure(device, together=max(1, len(workers)))
+        )
+    return found
 
 
 def _rows(ready: Prepared) -> tuple[int, str]:
@@ -81,19 +101,3 @@ def _rows(ready: Prepared) -> tuple[int, str]:
     assert recipe is not None
     rows = int((recipe.rows or 0) * (1 - recipe.held_out))
     return rows * ready.sweep.train.epochs, "to be harvested"
-
-
-def _flop_per_second(device: Device) -> float:
-    """The speed of a matrix product on a device, with a worker's threads: best of a few."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(device.threads)
-    size = 8192 if device.kind == "cuda" else 1024
-    a = torch.randn(size, size, device=device.torch)
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        product = a @ a
-        float(product[0, 0])  # waits for the device
-        best = min(best, time.perf_counter() - began)
-    torch.set_num_threads(before)
-    return 2 * size**3 / best

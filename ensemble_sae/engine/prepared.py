@@ -76,6 +76,8 @@ def prepare(
         parameters=parameters,
         chunk_bytes=_chunk_bytes(sources, hooks),
         joined_bytes=_chunk_bytes(sources, {h for h in hooks if len(Hook.parse(h).points) > 1}),
+        kernel=sweep.train.kernel,
+        is_adam=sweep.train.optimiser in ("adam", "adamw"),
     )
     if sources.there and resume is None:
         refuse_singular(sweep, where, sources, members)

@@ -77,9 +77,9 @@ class Products:
 
     def mm(self, left: Tensor, right: Tensor, out: Tensor) -> Tensor:
         """`out = left @ right` of two factors, `[K, ., .]` or `[., .]`."""
+        multiply = torch.bmm if left.dim() == 3 else torch.mm  # matmul would copy a shared factor
         if not self._rounds:
-            return torch.matmul(left, right, out=out)
+            return multiply(left, right, out=out)
         if left.is_cuda:  # the sum is not rounded on its way out
-            multiply = torch.bmm if left.dim() == 3 else torch.mm
             return out.copy_(multiply(left, right, out_dtype=out.dtype))
-        return out.copy_(torch.matmul(left, right))
+        return out.copy_(multiply(left, right))

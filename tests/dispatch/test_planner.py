@@ -9,6 +9,7 @@ import pytest
 
 from ensemble_sae.dispatch.cost import member_flop
 from ensemble_sae.dispatch.devices import GIB, Device
+from ensemble_sae.dispatch.memory import BASE
 from ensemble_sae.dispatch.planner import Plan, plan
 from ensemble_sae.errors import UserError
 from ensemble_sae.run import Position
@@ -90,10 +91,10 @@ def test_an_interruption_that_splits_groups_moves_no_member(seed: int) -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(UserError, match=r"(?s)Member 1 \(member 1\).*GiB needed, 0.0 GiB there"):
-        planned([member(0, 8), member(1, 100_000)], 1, memory=GIB // 64)
+    with pytest.raises(UserError, match=r"(?s)Member 1 \(member 1\).*GiB needed, 0.4 GiB there"):
+        planned([member(0, 8), member(1, 100_000)], 1, memory=GIB // 64 + BASE["cpu"])
     with pytest.raises(UserError, match=r"(?s)^3000 members.*cpu:0.*largest is member"):
-        planned([member(id, 1024) for id in range(3000)], 1, memory=GIB // 4)
+        planned([member(id, 1024) for id in range(3000)], 1, memory=GIB // 4 + BASE["cpu"])
 
 
 def test_a_target_costs_what_the_decoder_does() -> None:
