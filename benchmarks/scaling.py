@@ -86,7 +86,8 @@ def run_cell(cell: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _start(job: dict[str, Any]) -> subprocess.Popen[str]:
     threads = str(job["threads"])
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    environment = os.environ | dict.fromkeys(pools, threads)
     if platform.libc_ver()[0] == "glibc":
         environment["GLIBC_TUNABLES"] = ALLOCATOR
     return subprocess.Popen(

@@ -58,12 +58,12 @@ class Price(NamedTuple):
     value: float  # one of the d of each entry
 
 
-# Fitted to steps of fifteen shapes on one core of an AMD EPYC (d 32..512, n 128..2048,
-# B 128..1024); `benchmarks/scaling.py --fit` fits them again to what it measured.
+# Fitted to steps on two cores of an AMD EPYC: first of fifteen shapes (d 32..512, n 128..2048,
+# B 128..1024), then, near those, of the 24 cells of `benchmarks/scaling.py` (its `--fit`).
 PRICES: dict[Way, Price] = {
     "generic": Price(4.1, 1.25, 520, 0, 570, 0, 0),
-    "dense": Price(1.0, 1.23, 380, 0, 285, 0, 0),
-    "sparse": Price(1.95, 1.1, 370, 12_000, 115, 4_400, 22),
+    "dense": Price(0.98, 1.19, 185, 0, 230, 0, 0),
+    "sparse": Price(0.83, 0.9, 266, 17_350, 110, 4_214, 17),
 }
 
 

@@ -93,12 +93,10 @@ def _sparse(
     if form is None or kernel == "dense":
         return None
     if device.type == "cpu":
-        return SparseKernel(form, loops(), precision)
+        return SparseKernel(form, loops, precision)
     # Nothing is measured on a GPU yet: only who asks for it gets it.
     if kernel == "sparse" and device.type == "cuda" and importlib.util.find_spec("triton"):
-        from ensemble_sae.kernels import gpu  # imports triton: only where it is used
-
-        return SparseKernel(form, gpu, precision)
+        return SparseKernel(form, loops_of_gpu, precision)
     return None
 
 
@@ -111,3 +109,10 @@ def loops() -> Any:
     from ensemble_sae.kernels import compiled  # imports numba: only where it is used
 
     return compiled
+
+
+def loops_of_gpu() -> Any:
+    """The loops of a GPU's sparse step: Triton's."""
+    from ensemble_sae.kernels import gpu  # imports triton: only where it is used
+
+    return gpu

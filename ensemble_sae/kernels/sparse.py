@@ -11,6 +11,8 @@ is zeros. D is never divided by its norms; what comes out of a sum is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -70,13 +72,19 @@ class SparseKernel:
     """The gradient function of one form; holds the arrays that are reused from step to step.
 
     Args:
-        loops: the module `compiled`, or `plain` where there is no numba; `gpu` on CUDA.
+        load: gives the loops, when they are first needed: the module `compiled`, or `plain` where
+            there is no numba; `gpu` on CUDA.
     """
 
-    def __init__(self, form: Form, loops: Any, precision: Precision = "fp32") -> None:
-        self.form, self.loops = form, loops
+    def __init__(self, form: Form, load: Callable[[], Any], precision: Precision = "fp32") -> None:
+        self.form, self._load = form, load
         self.kept = Kept()
         self.products = Products(precision, self.kept)
+
+    @cached_property
+    def loops(self) -> Any:
+        """The module of the loops. Importing it takes a while, and members may stay dense."""
+        return self._load()
 
     def __call__(self, params: Tensors, buffers: Tensors, batch: Tensor) -> SparsePass:
         self.loops.use_threads(torch.get_num_threads())

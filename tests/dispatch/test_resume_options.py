@@ -220,12 +220,6 @@ def kill(sweep: Path, run: Path, seed: int) -> None:
     assert small.orphans(process.pid) == []
 
 
-def test_kill_9_at_a_random_moment(folder: Path, tmp_path: Path, two_workers: Run) -> None:
-    kill(folder / "options.toml", tmp_path / "run", seed=7)
-    found = small.train(folder / "options.toml", tmp_path / "run", "cpu:2", resume=True)
-    small.assert_same_bits(found, two_workers)
-
-
 def test_parts_of_a_stack_need_not_have_the_same_mechanisms(folder: Path, tmp_path: Path) -> None:
     """Two workers, then one: a stack was cut where only some of its members average."""
     sweep, run = folder / "mixed.toml", tmp_path / "run"

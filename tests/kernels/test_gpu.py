@@ -244,7 +244,7 @@ def check_the_numbers_are_those_of_the_mapped_gradient(signature: type) -> None:
     halving = FORMS[signature].selection == "row"  # takes 32 steps less
     dtype = torch.float32 if halving else torch.float64
     given = *at_every_density(signature, dtype), rows(2, D, dtype=dtype)
-    same(partial(SparseKernel, loops=gpu), signature, *given)
+    same(partial(SparseKernel, load=lambda: gpu), signature, *given)
 
 
 @pytest.mark.parametrize("name", ["tied", "untied"])
@@ -254,7 +254,9 @@ def check_a_step_is_that_of_plain(name: str) -> None:
     states = []
     for loops in (gpu, plain):
         own, (first, second) = {k: t.clone() for k, t in params.items()}, moments(params)
-        found = SparseKernel(FORMS[BUILTIN[name]], loops)(own, buffers, rows(2, D))
+        found = SparseKernel(FORMS[BUILTIN[name]], lambda loops=loops: loops)(
+            own, buffers, rows(2, D)
+        )
         found.descend(rows(3, 8).abs(), first, second)
         groups = {"params": own, "first": first, "second": second}
         states.append({f"{g} {k}": t for g, part in groups.items() for k, t in part.items()})
@@ -267,7 +269,12 @@ def check_one_of_everything(name: str) -> None:
     options = {"centring": "learned"} if FORMS[BUILTIN[name]].centred else {}
     given = stacked(BUILTIN[name], 1, 2, 1, dtype=torch.float32, **options)
     given[0]["encoder_bias"].fill_(5.0)
-    same(partial(SparseKernel, loops=gpu), BUILTIN[name], *given, rows(1, 2, dtype=torch.float32))
+    same(
+        partial(SparseKernel, load=lambda: gpu),
+        BUILTIN[name],
+        *given,
+        rows(1, 2, dtype=torch.float32),
+    )
 
 
 # --- for a GPU that is not there

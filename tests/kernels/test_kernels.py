@@ -49,8 +49,8 @@ OPTIONS = [
 ways = pytest.mark.parametrize(("signature", "options"), WAYS)
 KERNELS = {
     "dense": DenseKernel,
-    "compiled": partial(SparseKernel, loops=compiled),
-    "plain": partial(SparseKernel, loops=plain),
+    "compiled": partial(SparseKernel, load=lambda: compiled),
+    "plain": partial(SparseKernel, load=lambda: plain),
 }
 kernels = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 precise = pytest.mark.parametrize(  # what is compiled is compiled for each

@@ -26,7 +26,9 @@ CPU = torch.device("cpu")
 KERNELS: dict[str, Any] = {
     "generic": mapped,
     "dense": lambda signature, precision: DenseKernel(FORMS[signature], precision),
-    "sparse": lambda signature, precision: SparseKernel(FORMS[signature], compiled, precision),
+    "sparse": lambda signature, precision: SparseKernel(
+        FORMS[signature], lambda: compiled, precision
+    ),
 }
 
 

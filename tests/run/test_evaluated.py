@@ -44,12 +44,12 @@ def stores(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=["none", "standard"])
-def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("evaluated")
     return run_sweep(
         [{"n_dict": 16} | member for member in MEMBERS],
-        activations={"store": str(stores(folder / "stores")), "normalise": request.param},
+        activations={"store": str(stores(folder / "stores")), "normalise": "standard"},
         train={"batch_size": 32, "lr": 1e-2, "epochs": 2},
         run=folder / "run",
         devices="cpu:1",
