@@ -6,6 +6,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+# Tests start hundreds of processes: these keep their bytecode, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install sweep test lint typecheck format bench clean
 
 install: $(INSTALLED)
