@@ -10,7 +10,6 @@ The process's environment (threads, allocator) is chosen by whoever starts it.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from contestants import TRAINERS, Ensemble, Shape, Trainer
 from measure import measure_steps
+from peak import peak_bytes
 
 from ensemble_sae.data.feed import Batches, ChunkFeed, row_order
 from ensemble_sae.data.store import ChunkStore
@@ -88,7 +88,7 @@ def measure_memory(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The most memory that a contestant needed, above that of a process that only imports."""
     shape, members, name = Shape.of(job["shape"]), job["members"], job["contestant"]
     batches = shape.batches(2, device)
-    before = _peak_bytes(device)
+    before = peak_bytes(device)
     trainer = TRAINERS[name](shape, members, device, lr=0.0)
     for batch in batches * 2:
         trainer.step(batch)
@@ -97,21 +97,9 @@ def measure_memory(job: dict[str, Any], device: torch.device) -> dict[str, Any]:
         "shape": shape.name,
         "members": members,
         "contestant": name,
-        "above_start_mib": (_peak_bytes(device) - before) / 2**20,
+        "above_start_mib": (peak_bytes(device) - before) / 2**20,
         "weights_mib": weights / 2**20,
     }
-
-
-def _peak_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # its peak, unlike rusage's, is never a parent's
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 KINDS = {"steps": measure_steps, "loading": measure_loading, "memory": measure_memory}

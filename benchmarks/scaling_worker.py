@@ -8,7 +8,6 @@ disturbs the one disturbs the other. Answers are lines of JSON on stdout.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peak import peak_bytes
 from torch import Tensor
 
 from ensemble_sae.dispatch import memory
@@ -113,19 +113,6 @@ def _seconds(made: FunctionalEnsemble, batches: list[Tensor], steps: int) -> flo
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """The most memory so far: of the process, or on its GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # its peak, unlike rusage's, is never a parent's
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def work(job: dict[str, Any], go: Any) -> dict[str, Any]:

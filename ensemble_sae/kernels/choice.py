@@ -17,8 +17,8 @@ from ensemble_sae.signatures import Tensors
 
 Kernel = Literal["auto", "generic", "dense", "sparse"]
 
-# Shares of a dictionary that are active in a row. Both kernels take as long at 0.17 to 0.23, by
-# shape. Two numbers, so that a member in between does not go back and forth.
+# Shares of a dictionary that are active in a row: somewhat below where both kernels take as long.
+# Two numbers, so that a member in between does not go back and forth.
 BELOW, ABOVE = 0.15, 0.19
 EVERY = 10  # steps between looks
 
