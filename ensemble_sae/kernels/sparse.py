@@ -112,7 +112,7 @@ class SparseKernel:
             centre = decoder.new_zeros(decoder.shape[0], decoder.shape[2])
             return Weights(encoder, decoder, shrink, scale, bias, centre)
         centre = centre_of(params, buffers).contiguous()
-        bias = bias - scale * torch.bmm(encoder, centre[..., None])[..., 0]
+        bias = bias - scale * torch.bmm(centre[:, None], encoder.mT)[:, 0]
         return Weights(encoder, decoder, shrink, scale, bias, centre)
 
     def _room(self, decoder: Tensor, batch: Tensor) -> Outcome:
