@@ -13,16 +13,27 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ensemble_sae.analysis import histories
     from ensemble_sae.data.store import ChunkStore
+    from ensemble_sae.data.synthetic import SyntheticStore
     from ensemble_sae.engine.run_sweep import run_sweep
     from ensemble_sae.run import load
     from ensemble_sae.train import FunctionalEnsemble
 
-__all__ = ["ChunkStore", "FunctionalEnsemble", "load", "run_sweep"]
+__all__ = [
+    "ChunkStore",
+    "FunctionalEnsemble",
+    "SyntheticStore",
+    "histories",
+    "load",
+    "run_sweep",
+]
 
 _HOMES = {
     "ChunkStore": "ensemble_sae.data.store",
+    "SyntheticStore": "ensemble_sae.data.synthetic",
     "FunctionalEnsemble": "ensemble_sae.train",
+    "histories": "ensemble_sae.analysis",
     "load": "ensemble_sae.run",
     "run_sweep": "ensemble_sae.engine.run_sweep",
 }

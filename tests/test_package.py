@@ -21,10 +21,12 @@ REPOSITORY = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = [  # a room may import from its own level's room and from the levels below
-    {"big_sweep", "harvest"},
+    {"big_sweep", "harvest", "study"},
+    {"studies"},
     {"engine"},
     {"dispatch"},
     {"lm"},
+    {"analysis", "baselines", "pages"},
     {"run"},
     {"train"},
     {"sweep"},

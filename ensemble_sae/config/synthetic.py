@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from ensemble_sae.config.strict import Strict
 
 Distribution = Literal["uncorrelated", "correlated"]
+Amplitude = Literal["uniform", "constant", "exponential", "half_normal"]
 
 
 class SyntheticRecipe(Strict):
@@ -23,12 +24,14 @@ class SyntheticRecipe(Strict):
     n_features: int = Field(512, ge=1, description="true features")
     decay: float = Field(0.99, gt=0, le=1, description="feature i is decay**i as frequent")
     mean_active: float = Field(5.0, gt=0, description="features per row, on average")
+    code: Amplitude = Field("uniform", description="how strong: U(0, 1), 1, Exp(1) or |N(0, 1)|")
     noise: float = Field(0.0, ge=0, description="standard deviation of dense Gaussian noise")
-    rows: int = Field(ge=2, description="rows to write, held-out ones too")
+    rows: int = Field(ge=2, description="rows in all, held-out ones too")
     chunk_rows: int = Field(65_536, ge=1, description="rows per chunk, at most")
     dtype: Literal["float16", "bfloat16", "float32"] = Field("float16", description="as stored")
     held_out: float = Field(0.05, ge=0, lt=1, description="share of the rows")
     seed: int = Field(0, ge=0, description="of the features and of the rows")
+    on_the_fly: bool = Field(False, description="make rows when they are read, write none")
 
     @field_validator("hooks")
     @classmethod

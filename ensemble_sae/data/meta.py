@@ -55,6 +55,12 @@ class Source(BaseModel):
     context: int | None = None  # tokens
     seed: int = 0
 
+    @property
+    def is_made_when_read(self) -> bool:
+        """Whether there are no files of rows, but what makes them."""
+        known = self.model_extra or {}
+        return known.get("kind") == "synthetic" and known.get("on_the_fly") is True
+
 
 class NonFinite(_Part):
     """Rows that were left out because a value was not finite in the stored dtype."""

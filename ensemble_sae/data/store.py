@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ensemble_sae.data.meta import ChunkInfo, Dtype, Meta, read_meta
+from ensemble_sae.data.truth import TRUTH, Truth, read_truth
 from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.files import open_tensors, sha256
 
@@ -33,13 +34,18 @@ class ChunkStore:
 
     @classmethod
     def open(cls, path: str | Path) -> ChunkStore:
-        """Open the store in the folder `path`.
+        """Open the store in the folder `path`: a `SyntheticStore` if its rows are made when read.
 
         Raises:
             UserError: there is none.
             CorruptFile: its description is damaged or of a newer schema.
         """
-        return cls(Path(path), read_meta(Path(path)))
+        meta = read_meta(Path(path))
+        if meta.source.is_made_when_read:
+            from ensemble_sae.data.synthetic.store import SyntheticStore
+
+            return SyntheticStore(Path(path), meta)
+        return cls(Path(path), meta)
 
     @classmethod
     def write(
@@ -93,6 +99,16 @@ class ChunkStore:
     def scale(self) -> float:
         """`sqrt(E[||x - mean||^2] / d)` over the training rows."""
         return self.meta.scale
+
+    @property
+    def truth(self) -> Truth | None:
+        """The features that the rows were made of, where they are known.
+
+        Raises:
+            CorruptFile: their file is damaged.
+        """
+        path = self.path / TRUTH
+        return read_truth(path) if path.is_file() else None
 
     def chunks(self, held_out: bool = False) -> list[ChunkInfo]:
         """The training chunks, or the held-out ones, in the order they were written."""

@@ -18,7 +18,7 @@ from ensemble_sae.dispatch.messages import Source
 from ensemble_sae.engine import results
 from ensemble_sae.engine.prepared import Prepared
 from ensemble_sae.errors import UserError
-from ensemble_sae.files import write_json
+from ensemble_sae.files import write_json, write_tensors
 from ensemble_sae.run import Layout
 from ensemble_sae.run.layout import SCHEMA_VERSION, read_versioned
 from ensemble_sae.sweep import Sweep
@@ -118,6 +118,11 @@ class Record:
         )
         if self._layout.exists():
             return
+        for store in stores.values():
+            if (truth := store.truth) is not None:
+                self._layout.truth.mkdir(exist_ok=True)
+                path = self._layout.truth / f"{store.path.name}.safetensors"
+                write_tensors(path, truth._asdict())
         write_json(
             self._layout.sweep,
             {

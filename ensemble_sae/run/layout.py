@@ -6,6 +6,7 @@ members.json     every member: its configuration, group and status
 checkpoints/     step-00001536/: one safetensors file per group, and manifest.json
 metrics.jsonl    one line per member and chunk, over time
 metrics.parquet  one row per member, on held-out rows, at the end
+truth/           per hook point: the features that synthetic rows are made of
 features/        per group: how often and how strongly each feature fires, at the end
 """
 
@@ -42,6 +43,7 @@ class Layout:
         self.metrics = self.folder / "metrics.jsonl"
         self.table = self.folder / "metrics.parquet"
         self.features = self.folder / "features"
+        self.truth = self.folder / "truth"
 
     def exists(self) -> bool:
         """Whether this folder holds a run."""

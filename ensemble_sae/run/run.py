@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ensemble_sae.data.truth import Truth, read_truth
 from ensemble_sae.errors import CorruptFile, UserError, nearest
 from ensemble_sae.run.checkpoint import Checkpoint, Checkpoints
 from ensemble_sae.run.layout import Layout, read_versioned
@@ -64,6 +65,11 @@ class Run:
     def members(self) -> pd.DataFrame:
         """One row per member, indexed by id: configuration, status and held-out metrics."""
         return self._table
+
+    @property
+    def configurations(self) -> dict[int, Member]:
+        """What each member is, by id."""
+        return dict(self._members)
 
     @property
     def checkpoints(self) -> list[Checkpoint]:
@@ -130,6 +136,16 @@ class Run:
                 )
             table = table[table[column].isin(wanted if isinstance(wanted, list) else [wanted])]
         return [self.sae(int(member)) for member in table.index]
+
+    def truth(self, hook: str) -> Truth | None:
+        """The features that the rows of a hook were made of; None where nobody knows them.
+
+        Raises:
+            CorruptFile: their file is damaged.
+        """
+        store = self.sweep["stores"].get(hook)
+        path = self._layout.truth / f"{Path(store).name}.safetensors" if store else None
+        return read_truth(path) if path and path.is_file() else None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status.get('status')})"

@@ -9,7 +9,8 @@ from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.data import synthetic
 from ensemble_sae.data.store import ChunkStore
-from ensemble_sae.errors import UserError
+from ensemble_sae.data.synthetic import SyntheticStore
+from ensemble_sae.errors import CorruptFile, UserError
 
 
 def recipe(**changed) -> SyntheticRecipe:
@@ -108,3 +109,80 @@ def test_chunks_do_not_repeat(tmp_path):
     assert isinstance(store, ChunkStore)
     a, b = (store.activations(c.index) for c in store.chunks()[:2])
     assert not torch.equal(a, b)
+
+
+@pytest.mark.parametrize("hook", ["uncorrelated", "correlated"])
+def test_rows_made_when_read_are_those_that_would_be_written(tmp_path, hook):
+    made = SyntheticStore.of(recipe(on_the_fly=True, noise=0.1), hook)
+    synthetic.harvest(recipe(noise=0.1), tmp_path)
+    written = ChunkStore.open(tmp_path / "toy" / hook)
+    assert len(made.meta.chunks) == len(written.meta.chunks)
+    for chunk in made.meta.chunks:
+        assert torch.equal(made.activations(chunk.index), written.activations(chunk.index))
+    torch.testing.assert_close(made.scale, written.scale, rtol=0.05, atol=0)
+
+
+def test_a_store_that_is_made_when_read_takes_no_disk_and_opens_as_one(tmp_path):
+    (first, _) = synthetic.harvest(recipe(on_the_fly=True), tmp_path)
+    there = ChunkStore.open(first.path)
+    assert isinstance(there, SyntheticStore)
+    assert sorted(path.name for path in first.path.iterdir()) == ["meta.json", "truth.safetensors"]
+    assert there.rows() == 5700
+    assert there.rows(held_out=True) == 300
+    assert torch.equal(there.activations(2, verify=True), first.activations(2))
+    assert there.columns(0) == {}
+    with pytest.raises(UserError, match="no such chunk"):
+        there.activations(99)
+
+
+def test_an_altered_description_is_found(tmp_path):
+    (store, _) = synthetic.harvest(recipe(on_the_fly=True), tmp_path)
+    path = store.path / "meta.json"
+    path.write_text(path.read_text().replace('"decay": 0.95', '"decay": 0.96'))
+    with pytest.raises(CorruptFile, match="altered"):
+        ChunkStore.open(store.path).activations(0, verify=True)
+    path.write_text(path.read_text().replace('"decay": 0.96', '"decay": "fast"'))
+    with pytest.raises(CorruptFile, match=r"source\.decay"):
+        ChunkStore.open(store.path).activations(0)
+
+
+def test_rows_are_the_same_whatever_the_number_of_threads():
+    made = recipe(rows=20_000, chunk_rows=9000)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(synthetic.chunk_of_rows(made, "uncorrelated", 9000, 1))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("on_the_fly", [False, True])
+def test_the_truth_is_part_of_a_store(tmp_path, on_the_fly):
+    (store, _) = synthetic.harvest(recipe(on_the_fly=on_the_fly), tmp_path)
+    truth = ChunkStore.open(store.path).truth
+    assert truth is not None
+    assert torch.equal(truth.atoms, synthetic.ground_truth(recipe()))
+    assert truth.frequency.sum().item() == pytest.approx(4.0)
+    (store.path / "truth.safetensors").write_bytes(b"x" * 100)
+    if not on_the_fly:
+        with pytest.raises(CorruptFile, match="truth"):
+            _ = ChunkStore.open(store.path).truth
+
+
+@pytest.mark.parametrize(
+    ("code", "mean", "square"),
+    [
+        ("uniform", 1 / 2, 1 / 3),
+        ("constant", 1, 1),
+        ("exponential", 1, 2),
+        ("half_normal", 0.798, 1),
+    ],
+)
+def test_amplitudes_have_their_distributions_moments(code, mean, square):
+    made = synthetic.codes(recipe(code=code), "uncorrelated", 50_000, 0)
+    found = made[made > 0].double()
+    assert found.mean().item() == pytest.approx(mean, rel=0.02)
+    assert found.square().mean().item() == pytest.approx(square, rel=0.03)

@@ -21,7 +21,7 @@ from filelock import FileLock
 from pages import PAGES, ROOT, TEXTS, Block, Page
 from typer.main import get_command
 
-from ensemble_sae import big_sweep, harvest
+from ensemble_sae import big_sweep, harvest, study
 from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
@@ -30,7 +30,11 @@ from ensemble_sae.sweep.schema import Sweep, load_sweep
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 WIDTH = 512  # every built-in sweep can be expanded for rows of this width
-COMMANDS = {"ensemble_sae.big_sweep": big_sweep.main, "ensemble_sae.harvest": harvest.main}
+COMMANDS = {
+    "ensemble_sae.big_sweep": big_sweep.main,
+    "ensemble_sae.harvest": harvest.main,
+    "ensemble_sae.study": study.main,
+}
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 texts = pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 

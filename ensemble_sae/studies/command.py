@@ -1,0 +1,56 @@
+"""What `study` does with its options: find the study, run it, say where its page is."""
+
+from __future__ import annotations
+
+import importlib
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from ensemble_sae.dispatch.dispatcher import Interrupted
+from ensemble_sae.errors import UserError, nearest
+from ensemble_sae.pages.figures import matplotlib
+from ensemble_sae.studies import STUDIES, Request
+
+
+def execute(
+    name: str,
+    quick: bool,
+    out: Path | None,
+    settings: tuple[str, ...],
+    gpus: int | None,
+    devices: str | None,
+    threads: int | None,
+    data_dir: Path | None,
+) -> int:
+    """Run the study; returns the exit code: 0, or 130 / 143 after SIGINT / SIGTERM.
+
+    Raises:
+        UserError: no such study; something in its settings, its data or the machine does not fit.
+    """
+    if name not in STUDIES:
+        raise UserError("There is no such study.", found=repr(name), allowed=nearest(name, STUDIES))
+    matplotlib()  # whoever lacks it should know before the training, not after
+    out = out or Path("studies") / (f"{name}-quick" if quick else name)
+    request = Request(name, out, quick, settings, gpus, devices, threads, data_dir)
+    console = Console()
+    try:
+        page = importlib.import_module(STUDIES[name]).make(request, console)
+    except Interrupted as interruption:
+        _say_how_to_go_on(console)
+        return 128 + interruption.signal
+    except KeyboardInterrupt:
+        _say_how_to_go_on(console)
+        return 128 + signal.SIGINT
+    path = page.write(out)
+    console.print(f"The page is {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _say_how_to_go_on(console: Console) -> None:
+    words = shlex.join(["python", "-m", "ensemble_sae.study", *sys.argv[1:]])
+    console.print("Interrupted; everything is saved. The same command goes on:", highlight=False)
+    console.print(f"  {words}", highlight=False, soft_wrap=True)

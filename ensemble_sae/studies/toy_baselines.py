@@ -1,0 +1,99 @@
+"""The baselines' table of the study on synthetic rows, published values beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ensemble_sae.analysis.recovery import against
+from ensemble_sae.baselines import BASELINES, fit
+from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.run import Sae
+from ensemble_sae.studies.steps import Tell
+
+ROWS, FEW_ROWS = 102_400, 4_096
+HELD_OUT = 4_096
+# What takes too long on many rows.
+AT_MOST = {
+    "ica": 20_480,
+    "kmedoids": 4_096,
+    "ksvd_omp": 20_480,
+    "ksvd_nonnegative": 20_480,
+    "nmf": 20_480,
+}
+# What a smaller version leaves out.
+LESS: dict[str, dict[str, Any]] = {
+    "rica": {"steps": 200},
+    "ksvd_omp": {"iterations": 10},
+    "ksvd_nonnegative": {"iterations": 10},
+}
+# Settings beside a baseline's own: the published ones are not stated, and these are closer.
+ALSO = {"ica, unmixing": ("ica", {"which": "unmixing"})}
+PUBLISHED = {  # MMCS, uncorrelated and correlated
+    "kmeans": (0.56, 0.59),
+    "kmedoids": (0.21, 0.45),
+    "pca": (0.17, 0.18),
+    "ica, unmixing": (0.17, 0.19),
+}
+HOOKS = ("uncorrelated", "correlated")
+_TWO = dict.fromkeys(("MMCS", "MMCS of the truth", "published", "FVU"), "{:.2f}")
+FORMATS = {**_TWO, "L0": "{:.1f}", "seconds": "{:.1f}", "rows": "{:,}"}
+
+
+def fitted(stores: Mapping[str, ChunkStore], quick: bool, tell: Tell) -> pd.DataFrame:
+    """All baselines on the rows of each store, with as many atoms as there are true features."""
+    wanted: list[tuple[str, str, dict[str, Any]]] = [(name, name, {}) for name in BASELINES]
+    wanted += [(label, *of) for label, of in ALSO.items()]
+    found: list[dict[str, Any]] = []
+    tell(0, len(wanted) * len(stores))
+    for hook, store in stores.items():
+        rows = _rows(store, FEW_ROWS if quick else ROWS)
+        held_out = store.activations(store.chunks(held_out=True)[0].index)[:HELD_OUT].float()
+        truth = store.truth
+        assert truth is not None  # the study's rows are synthetic
+        for label, name, options in wanted:
+            some = rows[: AT_MOST.get(name, len(rows))]
+            less = LESS.get(name, {}) if quick else {}
+            began = time.perf_counter()
+            sae = fit(name, some, len(truth.atoms), **options, **less)
+            took = time.perf_counter() - began
+            about = {"baseline": label, "data set": hook, "atoms": len(sae.dictionary)}
+            measured = _measured(sae, truth.atoms, held_out)
+            published = _published(label, hook)
+            found.append(
+                {**about, "rows": len(some), **measured, "published": published, "seconds": took}
+            )
+            tell(len(found), len(wanted) * len(stores))
+    return pd.DataFrame(found)
+
+
+def _measured(sae: Sae, truth: Tensor, rows: Tensor) -> dict[str, Any]:
+    known = against(sae.dictionary, truth)
+    code = sae.encode(rows)
+    error = (sae.decode(code) - rows).square().sum()
+    return {
+        "MMCS": known["mmcs"],
+        "MMCS of the truth": known["mmcs_truth"],
+        "FVU": float(error / (rows - rows.mean(0)).square().sum()),
+        "L0": float((code != 0).sum(1).float().mean()),
+    }
+
+
+def _published(name: str, hook: str) -> float:
+    known = PUBLISHED.get(name)
+    return known[HOOKS.index(hook)] if known and hook in HOOKS else torch.nan
+
+
+def _rows(store: ChunkStore, count: int) -> Tensor:
+    """The first training rows, as many as are wanted or there are in the first chunks."""
+    taken: list[Tensor] = []
+    for chunk in store.chunks():
+        if sum(map(len, taken)) >= count:
+            break
+        taken.append(store.activations(chunk.index).float())
+    return torch.cat(taken)[:count]
