@@ -1,6 +1,6 @@
 # make sweep     makes .venv, installs, trains the default sweep into runs/
 # make test      the same environment, runs all checks: lint, types, tests
-# make bench     throughput, scaling, data path, other libraries: into benchmarks/results/
+# make bench     throughput, scaling, data path, other libraries, metrics: into benchmarks/results/
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -40,6 +40,7 @@ bench: install
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/metrics.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -4,6 +4,8 @@
 
 * Reading: chunks of a store that the page cache has forgotten, as a feed fetches them in its
   first pass (with checksums) and in later ones, against plain reading of the same files.
+* Making: synthetic rows that are made when they are read, against training on them: the members
+  of `toy_96 --quick` and of toy_96 up to eight features per value, at a density of 4%.
 * Telling: what is noted at each step for the log, and read once a second, as a share of the time.
 
 Ratios within interleaved rounds; shares of the same steps. Writes data_path.md and .json into
@@ -28,8 +30,11 @@ import torch
 from contestants import Ensemble, Shape
 from torch import Tensor
 
+from ensemble_sae.config.recipe import load_recipe
+from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.data.feed import ChunkFeed
 from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.data.synthetic import SyntheticStore
 from ensemble_sae.dispatch.devices import hardware
 from ensemble_sae.files import write_json
 from ensemble_sae.train.tally import Tally
@@ -40,6 +45,10 @@ D, CHUNKS = 512, 4
 SHAPES = (
     (Shape("small", 128, (256,), 256, "untied"), 32),
     (Shape("large", 512, (2048,), 1024, "untied"), 8),
+)
+MADE = (  # the sizes of one data set's members, six penalties each
+    ("toy_small", Shape("quick", 32, (16, 32, 64, 128, 256), 512, "tied", 0.04), 30),
+    ("toy_medium", Shape("toy_96", 256, (128, 256, 512, 1024, 2048), 1024, "tied", 0.04), 30),
 )
 BUFFER = 8 * 2**20
 
@@ -87,6 +96,35 @@ def reading(rounds: int, chunk_rows: int) -> list[dict[str, Any]]:
         }
         for name, found in rates.items()
     ]
+
+
+def making(rounds: int) -> list[dict[str, Any]]:
+    """Time of one thread to make rows and to train a data set's members on them, per row."""
+    found, threads = [], torch.get_num_threads()
+    torch.set_num_threads(1)
+    for sweep, shape, members in MADE:
+        store = {h: SyntheticStore.of(_recipe(sweep), h) for h in ("uncorrelated", "correlated")}
+        trainer, batch = Ensemble(shape, members, CPU, "auto"), shape.batches(1, CPU)[0]
+        for hook, rows in store.items():
+            chunk = rows.chunks()[0]
+            shares, seconds = [], []
+            for turn in range(rounds + 1):
+                made = _seconds(partial(rows.activations, chunk.index), 1) / chunk.rows
+                trained = _seconds(partial(trainer.step, batch), 3) / shape.batch
+                if turn:
+                    seconds.append(made)
+                    shares.append(made / (made + trained))
+            about = {"recipe": sweep, "rows": hook, "members": members}
+            share, median = statistics.median(shares), statistics.median(seconds)
+            found.append({**about, "microseconds": 1e6 * median, "share": share})
+    torch.set_num_threads(threads)
+    return found
+
+
+def _recipe(name: str) -> SyntheticRecipe:
+    recipe = load_recipe(name)
+    assert isinstance(recipe, SyntheticRecipe)
+    return recipe
 
 
 def telling(rounds: int) -> list[dict[str, Any]]:
@@ -137,18 +175,26 @@ def _seconds(step: Callable[[], Any], steps: int) -> float:
     return (time.perf_counter() - began) / steps
 
 
-def page(about: dict[str, Any], read: list[dict[str, Any]], told: list[dict[str, Any]]) -> str:
+def page(report: dict[str, Any]) -> str:
     """data_path.md."""
+    about, read, told = report["about"], report["reading"], report["telling"]
     lines = ["| reading | MB/s | of plain reading |", "|---|--:|--:|"]
     lines += [f"| {r['what']} | {r['mb_per_s']:,.0f} | {r['of_plain']:.0%} |" for r in read]
+    lines += ["", "| making | members | microseconds per row | of the time |", "|---|--:|--:|--:|"]
+    lines += [
+        f"| `{m['recipe']}`, {m['rows']} | {m['members']} | {m['microseconds']:.1f} "
+        f"| {m['share']:.1%} |"
+        for m in report["making"]
+    ]
     lines += ["", "| telling | of the time |", "|---|--:|"]
     lines += [f"| {t['members']} members, {t['shape']} | {t['share']:.2%} |" for t in told]
     return (
         f"# The way of the rows\n\n{about['hardware']}; torch {about['torch']}; {about['date']}."
         " Made by `python benchmarks/data_path.py`.\n\n" + "\n".join(lines) + "\n\n"
         "*Reading*: a store of float16 rows, forgotten by the page cache before every turn. In its"
-        " first\npass a feed compares SHA-256 checksums. *Telling*: sums of what a step reports,"
-        " read once a second.\n"
+        " first\npass a feed compares SHA-256 checksums. *Making*: synthetic rows, made when"
+        " they\nare read, as a share of making them and training 30 members on them, by one thread."
+        "\n*Telling*: sums of what a step reports, read once a second.\n"
     )
 
 
@@ -161,10 +207,14 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     about = {"hardware": hardware(), "torch": torch.__version__}
     about["date"] = datetime.now(UTC).strftime("%Y-%m-%d")
-    read, told = reading(options.rounds, options.chunk_rows), telling(options.rounds)
-    report = {"about": about, "reading": read, "telling": told}
+    report = {
+        "about": about,
+        "reading": reading(options.rounds, options.chunk_rows),
+        "making": making(options.rounds // 3),
+        "telling": telling(options.rounds),
+    }
     write_json(options.out / "data_path.json", report)
-    text = page(about, read, told)
+    text = page(report)
     (options.out / "data_path.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -32,7 +32,7 @@ SCENARIOS = (256, 512, 1024)
 ABOUT = (
     "The same autoencoders from different first directions: random ones, the singular vectors of "
     "a sample, rows of the data, and rows of which a share are vectors of rare features. MMCS: "
-    "mean over atoms of the largest cosine with a true feature."
+    "mean over true features of the largest cosine with an atom."
 )
 CURVES = (
     "MMCS against the training step, mean over seeds; the band is from the lowest to the highest "
@@ -76,7 +76,7 @@ def _mmcs(run: Run, checkpoint: Checkpoint) -> dict[int, float]:
     """Of every member at a checkpoint."""
     truth = _truth(run)
     members = run.configurations
-    return {m: mmcs(run.sae(m, checkpoint=checkpoint).dictionary, truth) for m in members}
+    return {m: mmcs(truth, run.sae(m, checkpoint=checkpoint).dictionary) for m in members}
 
 
 def _with_start(run: Run, curves: pd.DataFrame) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def _with_start(run: Run, curves: pd.DataFrame) -> pd.DataFrame:
     for member, config in run.configurations.items():
         initials = Initials(seed, config.n_dict, lambda count: sample_rows(store, count, seed))
         params, buffers = initials.make(config)
-        first[member] = mmcs(resolve(config.signature).dictionary(params, buffers), truth)
+        first[member] = mmcs(truth, resolve(config.signature).dictionary(params, buffers))
     curves.loc[0] = first
     return curves.sort_index()
 

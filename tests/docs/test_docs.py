@@ -26,6 +26,7 @@ from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.errors import UserError
+from ensemble_sae.studies import STUDIES
 from ensemble_sae.sweep.schema import Sweep, load_sweep
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
@@ -167,6 +168,8 @@ def check_without_running(block: Block) -> None:
                 assert sweep.endswith(".toml")
             if options["gpus"] is not None:
                 check_gpus(options["gpus"])
+        elif words[2] == "ensemble_sae.study":
+            assert options["name"] in STUDIES
         elif not options["from_npy"]:
             load_recipe(options["what"][0])
 
