@@ -13,6 +13,7 @@ from ensemble_sae.analysis import Histories, histories, recovery
 from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.data.synthetic import recipe_of
 from ensemble_sae.pages.page import Page
+from ensemble_sae.pages.tracks import tracks
 from ensemble_sae.run import Run
 from ensemble_sae.studies import toy_baselines, toy_figures
 from ensemble_sae.studies.request import Request
@@ -68,14 +69,16 @@ def make(request: Request, console: Console) -> Page:
     with steps(console) as step:
         table = run.members.join(recovery(run, step("Comparing with the truth")))
         best = best_of_sizes(table)
-        tracks = histories(
+        found = histories(
             run, members=best.index, on_progress=step("Following features through checkpoints")
         )
         page.heading("What came out")
-        page.points(findings(table, tracks))
+        page.points(findings(table, found))
         for hook, own in table.groupby("hook"):
-            _draw(page, run, str(hook), own, best[best["hook"] == hook], tracks)
-        baselines = toy_baselines.fitted(_stores(run), request.quick, step("Fitting baselines"))
+            _draw(page, run, str(hook), own, best[best["hook"] == hook], found)
+        known = request.out / "baselines.json"
+        tell = step("Fitting baselines")
+        baselines = toy_baselines.fitted(_stores(run), request.quick, known, tell)
         page.heading("Baselines")
         page.table(baselines.set_index("baseline"), BASELINES, toy_baselines.FORMATS)
         page.heading("What the rows look like")
@@ -84,7 +87,7 @@ def make(request: Request, console: Console) -> Page:
     page.numbers(
         "members", table.drop(columns="density_histogram").reset_index().to_dict("records")
     )
-    page.numbers("histories", tracks.table.reset_index().to_dict("records"))
+    page.numbers("histories", found.table.reset_index().to_dict("records"))
     page.numbers("baselines", baselines.to_dict("records"))
     return page
 
@@ -95,17 +98,17 @@ def best_of_sizes(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[chosen].sort_values(["hook", "n_dict"])
 
 
-def findings(table: pd.DataFrame, tracks: Histories) -> list[str]:
+def findings(table: pd.DataFrame, found: Histories) -> list[str]:
     """The published shapes, in this run's numbers."""
     return [
-        f"{hook}: {line}" for hook, own in table.groupby("hook") for line in _of_one(own, tracks)
+        f"{hook}: {line}" for hook, own in table.groupby("hook") for line in _of_one(own, found)
     ]
 
 
-def _of_one(table: pd.DataFrame, tracks: Histories) -> list[str]:
+def _of_one(table: pd.DataFrame, found: Histories) -> list[str]:
     """Of one data set."""
     top = table.sort_values("mmcs").iloc[-1]
-    best = best_of_sizes(table).join(tracks.table)
+    best = best_of_sizes(table).join(found.table)
     between = best["l1"].between(table["l1"].min(), table["l1"].max(), inclusive="neither")
     dead = (best["dead"] * best["n_dict"]).round().astype(int)
     lost = [f"{a} of {b}" for a, b in zip(best["unlearned"], best["learned"], strict=True)]
@@ -127,14 +130,16 @@ def _by_ratio(best: pd.DataFrame, values: list[str]) -> str:
 
 
 def _draw(
-    page: Page, run: Run, hook: str, table: pd.DataFrame, best: pd.DataFrame, tracks: Histories
+    page: Page, run: Run, hook: str, table: pd.DataFrame, best: pd.DataFrame, found: Histories
 ) -> None:
     truth = run.truth(hook)
     assert truth is not None  # `recovery` has refused other rows
     page.heading(f"Features that are {hook}")
     page.figure(f"heat_maps_{hook}", toy_figures.heat_maps(table), HEAT)
     page.figure(f"dead_{hook}", toy_figures.dead(table, len(truth.atoms)), DEAD)
-    page.figure(f"tracks_{hook}", toy_figures.tracks(best, tracks), TRACKS)
+    sizes = best["dict_ratio"].to_dict()
+    counts = {f"{ratio:g}": found[int(str(member))].counts for member, ratio in sizes.items()}
+    page.figure(f"tracks_{hook}", tracks(counts, "size / width"), TRACKS)
     page.figure(f"frequency_{hook}", toy_figures.by_frequency_of(run, best, truth), FREQUENCY)
 
 

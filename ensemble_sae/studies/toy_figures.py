@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ensemble_sae.analysis import Histories
 from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.data.synthetic import chunk_of_rows, codes
 from ensemble_sae.data.truth import Truth
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 DECAYS = (0.8, 0.9, 0.97, 1.0)
 ROWS = 1500  # of a t-SNE picture
 SHOWN = 10  # features that have a colour there
-STEP, SIZE = "training step", "dictionary size / row width"
+SIZE = "dictionary size / row width"
 
 
 def heat_maps(table: pd.DataFrame) -> Figure:
@@ -70,24 +69,6 @@ def dead(table: pd.DataFrame, features: int) -> Figure:
         place.set_xticks(sizes, [f"{n:,}" for n in sizes])
         place.minorticks_off()
         place.legend(title="penalty l1", loc="center left", bbox_to_anchor=(1, 0.5))
-        return made
-
-
-def tracks(best: pd.DataFrame, found: Histories) -> Figure:
-    """Features learned, unlearned, and still in their entry, over time."""
-    panels = [
-        ("learned", "Learned now"),
-        ("unlearned", "Unlearned: learned before, not now"),
-        ("same_entry", "Learned, in the same entry"),
-    ]
-    sizes = best["dict_ratio"].to_dict()
-    counts = {f"{ratio:g}": found[int(str(member))].counts for member, ratio in sizes.items()}
-    with figures.figure(1, 3, (4.6, 3.8)) as (made, axes):
-        for place, (column, title) in zip(axes.flat, panels, strict=True):
-            series = [(name, own.index, own[column]) for name, own in counts.items()]
-            figures.curves(place, series, title=title, x=STEP, y="true features")
-            place.set_ylim(bottom=0)
-        axes[0, -1].legend(title="size / width", loc="center left", bbox_to_anchor=(1, 0.5))
         return made
 
 
