@@ -167,7 +167,7 @@ def histories(
     Args:
         members: ids; all by default.
         reference: the true features, where the rows were made of known ones, or each member's own
-            atoms at the end; the truth by default, where it is known.
+            atoms at the end; by default the truth if it is known for all of these members.
         threshold: cosine above which a feature is learned.
         on_progress: is told how many members are done, and of how many.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from ensemble_sae.errors import UserError
-from ensemble_sae.metrics.matching import hungarian, mmcs, representedness
+from ensemble_sae.metrics.matching import MAX_PAIRS, hungarian, mmcs, representedness
 from ensemble_sae.run import Run
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def against(dictionary: Tensor, truth: Tensor) -> dict[str, Any]:
     * `mmcs`: mean over atoms of the largest cosine with a true feature; `mmcs_absolute`: of |cos|.
     * `mmcs_truth`: mean over true features of the largest cosine with an atom.
     * `represented`: share of the true features whose largest cosine is above 0.9.
-    * `hungarian`: mean cosine of the best one-to-one assignment, of min(n, G) pairs.
+    * `hungarian`: mean cosine of the best one-to-one assignment, of min(n, G) pairs; NaN where
+      there are too many to choose from.
     """
     seen = representedness(truth, dictionary)
     return {
@@ -59,5 +61,10 @@ def against(dictionary: Tensor, truth: Tensor) -> dict[str, Any]:
         "mmcs_absolute": mmcs(dictionary, truth, absolute=True),
         "mmcs_truth": float(seen.nanmean()),
         "represented": float((seen > REPRESENTED).double().mean()),
-        "hungarian": hungarian(dictionary, truth).mean,
+        "hungarian": _assigned(dictionary, truth),
     }
+
+
+def _assigned(dictionary: Tensor, truth: Tensor) -> float:
+    few = len(dictionary) * len(truth) <= MAX_PAIRS
+    return hungarian(dictionary, truth).mean if few else math.nan

@@ -7,7 +7,7 @@ be measured of it.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ensemble_sae.baselines.axes import neuron_basis, random, rectified_basis
 from ensemble_sae.baselines.clusters import kmeans, kmedoids
-from ensemble_sae.baselines.components import ica, nmf, pca, sparse_pca
+from ensemble_sae.baselines.components import ica, nmf, pca, pca_of, sparse_pca
 from ensemble_sae.baselines.fixed import pursued
 from ensemble_sae.baselines.ksvd import ksvd_nonnegative, ksvd_omp
 from ensemble_sae.baselines.rica import rica
+from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.errors import UserError, nearest
 from ensemble_sae.run.sae import Sae
 
@@ -40,12 +41,13 @@ BASELINES: dict[str, Callable[..., Sae]] = {
 __all__ = ["BASELINES", "fit", "pursued"]
 
 
-def fit(name: str, rows: Tensor, n_dict: int, *, seed: int = 0, **options: Any) -> Sae:
+def fit(name: str, rows: Tensor | ChunkStore, n_dict: int, *, seed: int = 0, **options: Any) -> Sae:
     """Learn a baseline from rows.
 
     Args:
         name: one of `BASELINES`.
-        rows: `[N, d]`, finite; learned from in float32.
+        rows: `[N, d]`, finite; learned from in float32. Or a store: PCA streams all of its
+            training chunks, the others learn from the first of them.
         n_dict: atoms. A neuron basis, PCA and ICA have at most d, whatever is asked for; NMF and
             sparse PCA leave out atoms that come out zero. `n_dict` of the result is what there is.
         seed: of all that is random; equal seeds give equal dictionaries.
@@ -70,8 +72,20 @@ def fit(name: str, rows: Tensor, n_dict: int, *, seed: int = 0, **options: Any) 
             )
     if n_dict < 1:
         raise UserError("A dictionary needs atoms.", found=str(n_dict), allowed="n_dict >= 1")
+    if isinstance(rows, ChunkStore):
+        if name == "pca":
+            return pca_of(_parts(rows), min(n_dict, rows.d_activation), seed)
+        rows = next(_parts(rows))
     _check(rows)
     return learn(rows.detach().float(), n_dict, seed, **options)
+
+
+def _parts(store: ChunkStore) -> Iterator[Tensor]:
+    """The training rows of a store, a chunk at a time."""
+    for chunk in store.chunks():
+        rows = store.activations(chunk.index).float()
+        _check(rows)
+        yield rows
 
 
 def _check(rows: Tensor) -> None:

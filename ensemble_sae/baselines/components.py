@@ -6,6 +6,7 @@ Rows are fitted in float32 on the CPU; what comes back is on the rows' device.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -36,16 +37,27 @@ def pca(rows: Tensor, n_dict: int, seed: int) -> Sae:
     Raises:
         UserError: fewer rows than components.
     """
+    return pca_of(iter([rows]), _at_most(n_dict, rows), seed)
+
+
+def pca_of(parts: Iterator[Tensor], n_dict: int, seed: int) -> Sae:
+    """PCA of rows that come in parts `[N_i, d]`, one of which is in memory at a time; see `pca`.
+
+    Raises:
+        UserError: a part has fewer rows than components.
+    """
     from sklearn.decomposition import IncrementalPCA
     from sklearn.utils import gen_batches
 
-    n_dict = _at_most(n_dict, rows)
-    model, array = IncrementalPCA(n_dict), as_array(rows)
-    for block in gen_batches(len(array), max(PCA_BLOCK, n_dict), min_batch_size=n_dict):
-        model.partial_fit(array[block])
-    params = {"decoder": like(model.components_, rows)}
+    model = IncrementalPCA(n_dict)
+    for part in parts:
+        enough(part, n_dict)
+        array = as_array(part)
+        for block in gen_batches(len(array), max(PCA_BLOCK, n_dict), min_batch_size=n_dict):
+            model.partial_fit(array[block])
+    params = {"decoder": like(model.components_, part)}
     params["encoder"] = params["decoder"]
-    buffers = {"centre": like(model.mean_, rows)}
+    buffers = {"centre": like(model.mean_, part)}
     return as_sae("pca", Projection, params, buffers, seed=seed, options={})
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from ensemble_sae.config.strict import Strict
+from ensemble_sae.config.strict import Refused, Strict
 
 Distribution = Literal["uncorrelated", "correlated"]
 Amplitude = Literal["uniform", "constant", "exponential", "half_normal"]
@@ -39,6 +39,24 @@ class SyntheticRecipe(Strict):
         if len(set(hooks)) != len(hooks):
             raise ValueError("each distribution once")
         return hooks
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> SyntheticRecipe:
+        most = sum(self.decay**i for i in range(self.n_features))
+        if self.mean_active > most:
+            raise Refused(
+                "The most frequent feature would be active in more than every row.",
+                where="mean_active",
+                found=f"{self.mean_active:g}",
+                allowed=f"up to {most:.4g}, the sum of decay^i over {self.n_features} features",
+            )
+        if self.rows - round(self.rows * self.held_out) < 1:
+            raise Refused(
+                "No row is left to train on.",
+                where="held_out",
+                found=f"{self.held_out:g} of {self.rows} rows",
+            )
+        return self
 
     def source(self, hook: str) -> dict[str, Any]:
         """What the rows depend on: written to the store, compared before it is used again."""

@@ -18,7 +18,8 @@ class Truth(NamedTuple):
 
     Attributes:
         atoms: unit rows `[G, d]` float32.
-        frequency: share of the rows in which each is active, `[G]`.
+        frequency: share of the rows in which each is active, `[G]`; about that where features are
+            active together.
     """
 
     atoms: Tensor
@@ -34,11 +35,12 @@ def read_truth(path: Path) -> Truth:
     file = open_tensors(path)
     found = {name: list(file.get_slice(name).get_shape()) for name in sorted(file.keys())}
     atoms, often = found.get("atoms", []), found.get("frequency", [])
-    if len(atoms) != 2 or often != atoms[:1]:
+    dtypes = {file.get_slice(name).get_dtype() for name in found}
+    if len(atoms) != 2 or often != atoms[:1] or dtypes != {"F32"}:
         raise CorruptFile(
             "A file of true features holds something else.",
             where=str(path),
             found=str(found),
-            allowed="atoms [G, d] and frequency [G]",
+            allowed="atoms [G, d] and frequency [G], float32",
         )
     return Truth(file.get_tensor("atoms").clone(), file.get_tensor("frequency").clone())

@@ -118,17 +118,19 @@ class Record:
         )
         if self._layout.exists():
             return
-        for store in stores.values():
-            if (truth := store.truth) is not None:
-                self._layout.truth.mkdir(exist_ok=True)
-                path = self._layout.truth / f"{store.path.name}.safetensors"
-                write_tensors(path, truth._asdict())
+        known = {hook: store for hook, store in stores.items() if store.truth is not None}
+        for store in known.values():
+            assert store.truth is not None
+            self._layout.truth.mkdir(exist_ok=True)
+            path = self._layout.truth / f"{store.path.name}.safetensors"
+            write_tensors(path, store.truth._asdict())
         write_json(
             self._layout.sweep,
             {
                 "schema_version": SCHEMA_VERSION,
                 "sweep": self._ready.sweep.model_dump(mode="json"),
                 "stores": {hook: str(store.path) for hook, store in stores.items()},
+                "known": list(known),  # hooks whose rows are made of known features
                 **asdict(beginning),
             },
         )

@@ -91,7 +91,7 @@ class Page:
 
     def numbers(self, name: str, value: Any) -> None:
         """Numbers for other programs: under `name` in numbers.json; null where there is none."""
-        self._numbers[name] = _plain(value)
+        self._numbers[name] = plain(value)
 
     def write(self, folder: Path) -> Path:
         """Write figures and numbers, then `index.html`; returns its path.
@@ -130,14 +130,14 @@ def _row(kind: str, cells: list[str]) -> str:
     return "<tr>" + "".join(f"<{kind}>{html.escape(cell)}</{kind}>" for cell in cells) + "</tr>"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it: no NaN, no infinity, no type of NumPy's."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     if hasattr(value, "tolist"):  # a NumPy number or array
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

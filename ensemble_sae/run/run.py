@@ -141,11 +141,12 @@ class Run:
         """The features that the rows of a hook were made of; None where nobody knows them.
 
         Raises:
-            CorruptFile: their file is damaged.
+            CorruptFile: their file is damaged. UserError: it is missing.
         """
         store = self.sweep["stores"].get(hook)
-        path = self._layout.truth / f"{Path(store).name}.safetensors" if store else None
-        return read_truth(path) if path and path.is_file() else None
+        if store is None or hook not in self.sweep.get("known", ()):
+            return None
+        return read_truth(self._layout.truth / f"{Path(store).name}.safetensors")
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status.get('status')})"

@@ -6,11 +6,14 @@ import importlib
 import shlex
 import signal
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
+from ensemble_sae.dispatch.devices import hardware
 from ensemble_sae.dispatch.dispatcher import Interrupted
+from ensemble_sae.engine.resume import versions
 from ensemble_sae.errors import UserError, nearest
 from ensemble_sae.pages.figures import matplotlib
 from ensemble_sae.studies import STUDIES, Request
@@ -45,12 +48,22 @@ def execute(
     except KeyboardInterrupt:
         _say_how_to_go_on(console)
         return 128 + signal.SIGINT
+    page.text(_made())
     path = page.write(out)
     console.print(f"The page is {path}", highlight=False, soft_wrap=True)
     return 0
 
 
+def _made() -> str:
+    """By which command, with what, on what."""
+    known = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"Made by `{_command()}` on {hardware()}; {known}; {datetime.now(UTC):%Y-%m-%d}."
+
+
+def _command() -> str:
+    return shlex.join(["python", "-m", "ensemble_sae.study", *sys.argv[1:]])
+
+
 def _say_how_to_go_on(console: Console) -> None:
-    words = shlex.join(["python", "-m", "ensemble_sae.study", *sys.argv[1:]])
     console.print("Interrupted; everything is saved. The same command goes on:", highlight=False)
-    console.print(f"  {words}", highlight=False, soft_wrap=True)
+    console.print(f"  {_command()}", highlight=False, soft_wrap=True)

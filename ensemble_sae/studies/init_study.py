@@ -7,6 +7,7 @@ or 1,024 features, and a dictionary of as many atoms; several starts, several se
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -15,14 +16,14 @@ from torch import Tensor
 
 from ensemble_sae.data.sample import sample_rows
 from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.data.units import Units
 from ensemble_sae.dispatch.initial import Initials
 from ensemble_sae.metrics.matching import mmcs
 from ensemble_sae.pages import figures
 from ensemble_sae.pages.page import Page
-from ensemble_sae.run import Checkpoint, Run
+from ensemble_sae.run import Run
 from ensemble_sae.signatures import resolve
 from ensemble_sae.studies.request import Request
-from ensemble_sae.studies.track import Track
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ CURVES = (
 )
 RARE = (
     "Steps to an MMCS of {reached} against the share of directions that are rare-feature vectors, "
-    "mean over seeds; bars from the fewest to the most. Dashed: rows alone."
+    "mean over the seeds that got there; bars from the fewest to the most. Dashed: rows alone."
 )
 TABLE = (
     "Mean over seeds, and the standard deviation. Steps are seen to {every}; – where no seed got "
@@ -49,17 +50,16 @@ TABLE = (
 
 
 def make(request: Request, console: Console) -> Page:
-    """Train every scenario, note the MMCS at each checkpoint, draw.
+    """Train every scenario, follow the MMCS through its checkpoints, draw.
 
     Raises:
         UserError, Interrupted: as `Request.train`.
     """
     page = Page("Where dictionaries start", ABOUT)
     for name, settings in _scenarios(request.quick):
-        track = Track(request.out / f"{name}-mmcs.json", _mmcs)
-        run = request.train("init_study", console, settings=settings, folder=name, observer=track)
-        curves = _with_start(run, pd.DataFrame(track.found).T)
-        _draw(page, name, run, curves)
+        axes = {"init", "seed"}
+        run = request.train("init_study", console, settings=settings, folder=name, axes=axes)
+        _draw(page, name, run, followed(run))
     return page
 
 
@@ -72,24 +72,31 @@ def _scenarios(quick: bool) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-def _mmcs(run: Run, checkpoint: Checkpoint) -> dict[int, float]:
-    """Of every member at a checkpoint."""
-    truth = _truth(run)
-    members = run.configurations
-    return {m: mmcs(truth, run.sae(m, checkpoint=checkpoint).dictionary) for m in members}
+def followed(run: Run) -> pd.DataFrame:
+    """MMCS by step and member: at the start, as step 0, and at every checkpoint."""
+    truth, members = _truth(run), run.configurations
+    curves = {0: _at_start(run, truth)}
+    for point in run.checkpoints:
+        curves[point.step] = {
+            m: mmcs(truth, run.sae(m, checkpoint=point).dictionary) for m in members
+        }
+    return pd.DataFrame(curves).T.sort_index()
 
 
-def _with_start(run: Run, curves: pd.DataFrame) -> pd.DataFrame:
-    """MMCS by step and member, the start itself as step 0."""
+def _at_start(run: Run, truth: Tensor) -> dict[int, float]:
     (path,) = run.sweep["stores"].values()
-    store, seed, truth = ChunkStore.open(path), run.sweep["sweep"]["train"]["seed"], _truth(run)
-    first = {}
+    store, train = ChunkStore.open(path), run.sweep["sweep"]["train"]
+    units = Units.of(store, run.sweep["sweep"]["activations"]["normalise"])
+    found = {}
     for member, config in run.configurations.items():
-        initials = Initials(seed, config.n_dict, lambda count: sample_rows(store, count, seed))
+        initials = Initials(
+            train["seed"],
+            config.n_dict,
+            lambda count: units.enter(sample_rows(store, count, train["seed"])),
+        )
         params, buffers = initials.make(config)
-        first[member] = mmcs(truth, resolve(config.signature).dictionary(params, buffers))
-    curves.loc[0] = first
-    return curves.sort_index()
+        found[member] = mmcs(truth, resolve(config.signature).dictionary(params, buffers))
+    return found
 
 
 def _truth(run: Run) -> Tensor:
@@ -109,7 +116,8 @@ def _draw(page: Page, name: str, run: Run, curves: pd.DataFrame) -> None:
         figure = _by_share(curves, inits)
         page.figure(f"rare_{name}", figure, RARE.format(reached=REACHED[0]))
     steps = sorted(curves.index)
-    caption = TABLE.format(every=steps[1] - steps[0], steps=f"{steps[-1]:,}")
+    every = max(b - a for a, b in pairwise(steps))
+    caption = TABLE.format(every=every, steps=f"{steps[-1]:,}")
     table = _table(curves, inits)
     page.table(table, caption, {})
     page.numbers(name, {"table": table.reset_index().to_dict("records")})

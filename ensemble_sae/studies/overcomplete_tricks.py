@@ -71,6 +71,7 @@ def make(request: Request, console: Console) -> Page:
         name: request.train(
             "overcomplete_tricks",
             console,
+            axes={"signature", "l1", "k", "p"},
             settings=(f"activations.recipe={name}",),
             folder=name,
         )
@@ -133,8 +134,8 @@ def crossings(costs: pd.DataFrame) -> list[str]:
             f"{penalty}: the truth is cheapest up to {by.index[-1]} active features, the most "
             "that were tried."
             if cheaper.empty
-            else f"{penalty}: a trick is cheaper than the truth from {cheaper[0]} active features "
-            "on."
+            else f"{penalty}: a trick is cheaper than the truth at "
+            f"{', '.join(map(str, cheaper))} active features."
         )
     return said
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from ensemble_sae.dispatch.observer import Observer, Observers
+from ensemble_sae.config.recipe import load_recipe
+from ensemble_sae.data.location import data_dir as default_data_dir
+from ensemble_sae.engine import stores
 from ensemble_sae.engine.display import Display
 from ensemble_sae.engine.run_sweep import run_sweep
+from ensemble_sae.errors import UserError
 from ensemble_sae.run import Layout, Run
-from ensemble_sae.sweep import load_sweep
+from ensemble_sae.sweep import Sweep, expand, load_sweep
+
+_NAMES = {"id", "name"}
 
 
 @dataclass(frozen=True)
@@ -32,21 +38,26 @@ class Request:
         sweep: str,
         console: Console,
         *,
+        axes: set[str],
         settings: tuple[str, ...] = (),
         folder: str = "run",
-        observer: Observer | None = None,
+        held_out: bool = False,
     ) -> Run:
         """Train a sweep into a folder of the study, or go on with the one that is there.
 
         Args:
-            settings: over the sweep's file; those of the request come after them.
+            axes: of the grid that the study can draw.
+            settings: over the sweep's file and those of the request.
+            held_out: whether the study needs held-out rows.
 
         Raises:
-            UserError: the run in the folder was begun with other settings; as `run_sweep`.
+            UserError: the study could not read what this would train; the run in the folder was
+                begun with other settings; as `run_sweep`.
             Interrupted: when everything is saved; the same command goes on.
         """
-        loaded, where = load_sweep(sweep, (*settings, *self.settings), self.quick)
-        watching = [Display(console), *([observer] if observer else [])]
+        loaded, where = load_sweep(sweep, (*self.settings, *settings), self.quick)
+        data = default_data_dir(self.data_dir or self.out / "data")
+        self._check(loaded, where, data, axes, held_out)
         return run_sweep(
             loaded,
             run=self.out / folder,
@@ -54,7 +65,39 @@ class Request:
             gpus=self.gpus,
             devices=self.devices,
             threads=self.threads,
-            data_dir=self.data_dir or self.out / "data",
-            observer=Observers(*watching),
+            data_dir=data,
+            observer=Display(console),
             where=where,
         )
+
+    def _check(self, sweep: Sweep, where: str, data: Path, axes: set[str], held_out: bool) -> None:
+        """Before hours of training: can the study read what comes of it?"""
+        recipe = load_recipe(sweep.activations.recipe) if sweep.activations.recipe else None
+        if getattr(recipe, "kind", None) != "synthetic":
+            raise UserError(
+                "This study needs rows whose features are known.",
+                where="activations",
+                found=repr(sweep.activations.recipe or sweep.activations.store),
+                allowed='a recipe of kind = "synthetic"',
+            )
+        if held_out and getattr(recipe, "held_out", 0) == 0:
+            raise UserError(
+                "This study needs held-out rows.",
+                where=f"{sweep.activations.recipe}: held_out",
+                found="0",
+                allowed="a share > 0",
+            )
+        members = [m.as_row() for m in expand(sweep, stores.locate(sweep.activations, data).widths)]
+        varied = {key for key in members[0] if _differ(key, members)} - _NAMES
+        if more := sorted(varied - axes):
+            raise UserError(
+                f"The study {self.name!r} cannot draw this axis.",
+                where=f"{where}: grid.{more[0]}",
+                found="several values",
+                allowed=f"one value; several of {', '.join(sorted(axes))}",
+                next_step="python -m ensemble_sae.big_sweep trains any grid",
+            )
+
+
+def _differ(key: str, rows: list[dict[str, Any]]) -> bool:
+    return any(row.get(key) != rows[0].get(key) for row in rows)

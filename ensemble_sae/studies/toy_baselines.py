@@ -14,7 +14,9 @@ from torch import Tensor
 from ensemble_sae.analysis.recovery import against
 from ensemble_sae.baselines import BASELINES, fit
 from ensemble_sae.data.store import ChunkStore
+from ensemble_sae.errors import UserError
 from ensemble_sae.files import read_json, write_json
+from ensemble_sae.pages.page import plain
 from ensemble_sae.run import Sae
 from ensemble_sae.studies.steps import Tell
 
@@ -46,7 +48,7 @@ PUBLISHED = {  # MMCS, uncorrelated and correlated
 }
 HOOKS = ("uncorrelated", "correlated")
 _TWO = dict.fromkeys(("MMCS", "MMCS of the truth", "published", "FVU"), "{:.2f}")
-FORMATS = {**_TWO, "L0": "{:.1f}", "seconds": "{:.1f}", "rows": "{:,}"}
+FORMATS = {**_TWO, "L0": "{:.1f}", "seconds": "{:.1f}", "rows": "{:,.0f}", "atoms": "{:,.0f}"}
 
 
 def fitted(stores: Mapping[str, ChunkStore], quick: bool, path: Path, tell: Tell) -> pd.DataFrame:
@@ -64,11 +66,11 @@ def fitted(stores: Mapping[str, ChunkStore], quick: bool, path: Path, tell: Tell
         rows = _rows(store, FEW_ROWS if quick else ROWS)
         for label, name, options in wanted:
             if (label, hook) not in before:
-                some = rows[: AT_MOST.get(name, len(rows))]
                 less = LESS.get(name, {}) if quick else {}
-                row = {"baseline": label, "data set": hook, "rows": len(some)}
-                known.append(row | _fitted(name, some, store, {**options, **less}))
-                write_json(path, known)
+                most = AT_MOST.get(name, len(rows))
+                row = {"baseline": label, "data set": hook}
+                known.append(row | _fitted(name, rows[:most], store, {**options, **less}))
+                write_json(path, plain(known))
             tell(len(known), len(wanted) * len(stores))
     table = pd.DataFrame(known)
     pairs = zip(table["baseline"], table["data set"], strict=True)
@@ -77,14 +79,19 @@ def fitted(stores: Mapping[str, ChunkStore], quick: bool, path: Path, tell: Tell
 
 
 def _fitted(name: str, rows: Tensor, store: ChunkStore, options: dict[str, Any]) -> dict[str, Any]:
+    """What is measured of a baseline; nothing but the reason where it refuses these rows."""
     held_out = store.activations(store.chunks(held_out=True)[0].index)[:HELD_OUT].float()
     truth = store.truth
     assert truth is not None  # the study's rows are synthetic
     began = time.perf_counter()
-    sae = fit(name, rows, len(truth.atoms), **options)
+    try:
+        sae = fit(name, rows, len(truth.atoms), **options)
+    except UserError as error:
+        return {"refused": error.what}
     took = time.perf_counter() - began
-    atoms = len(sae.dictionary)
-    return {"atoms": atoms, **_measured(sae, truth.atoms, held_out), "seconds": took}
+    seen = min(len(rows), options.get("max_rows", len(rows)))
+    about = {"rows": seen, "atoms": len(sae.dictionary)}
+    return {**about, **_measured(sae, truth.atoms, held_out), "seconds": took}
 
 
 def _measured(sae: Sae, truth: Tensor, rows: Tensor) -> dict[str, Any]:

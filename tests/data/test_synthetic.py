@@ -146,14 +146,15 @@ def test_an_altered_description_is_found(tmp_path):
         ChunkStore.open(store.path).activations(0)
 
 
-def test_rows_are_the_same_whatever_the_number_of_threads():
+@pytest.mark.parametrize("hook", ["uncorrelated", "correlated"])
+def test_rows_are_the_same_whatever_the_number_of_threads(hook):
     made = recipe(rows=20_000, chunk_rows=9000)
     threads = torch.get_num_threads()
     try:
         found = []
         for count in (1, 2):
             torch.set_num_threads(count)
-            found.append(synthetic.chunk_of_rows(made, "uncorrelated", 9000, 1))
+            found.append(synthetic.chunk_of_rows(made, hook, 9000, 1))
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*found)
@@ -167,9 +168,31 @@ def test_the_truth_is_part_of_a_store(tmp_path, on_the_fly):
     assert torch.equal(truth.atoms, synthetic.ground_truth(recipe()))
     assert truth.frequency.sum().item() == pytest.approx(4.0)
     (store.path / "truth.safetensors").write_bytes(b"x" * 100)
-    if not on_the_fly:
+    if on_the_fly:  # what makes the rows knows the truth as well
+        found = ChunkStore.open(store.path).truth
+        assert found is not None
+        assert torch.equal(found.atoms, truth.atoms)
+    else:
         with pytest.raises(CorruptFile, match="truth"):
             _ = ChunkStore.open(store.path).truth
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"decay": 0.5, "mean_active": 3}, "mean_active"), ({"rows": 2, "held_out": 0.9}, "held_out")],
+)
+def test_rows_that_cannot_be_drawn_are_refused(changed, named):
+    with pytest.raises(ValueError) as error:
+        recipe(**changed)
+    assert named in str(error.value)
+
+
+def test_features_are_as_frequent_as_is_said():
+    made = recipe(decay=0.9, mean_active=5.0)
+    for hook in made.hooks:
+        active = (synthetic.codes(made, hook, 40_000, 0) > 0).float().mean(0)
+        tolerance = 0.012 if hook == "uncorrelated" else 0.06
+        torch.testing.assert_close(active, synthetic.frequencies(made), atol=tolerance, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,38 @@ def test_toy_96(tmp_path: Path):
         for m in own:
             by_size.setdefault(m["dict_ratio"], []).append(m)
         for sized in by_size.values():  # too small a penalty finds less than the best one
-            ordered = sorted(sized, key=lambda m: m["l1"])
-            assert ordered[0]["mmcs_truth"] < max(m["mmcs_truth"] for m in ordered)
+            found_by = [m["mmcs_truth"] for m in sorted(sized, key=lambda m: m["l1"])]
+            assert max(found_by[0], found_by[-1]) < max(found_by)  # the best penalty is inside
     names = {row["baseline"] for row in found["baselines"]}
     assert {"kmeans", "kmedoids", "pca", "ica", "ksvd_omp"} <= names
     assert {h["features"] for h in found["histories"]} == {64}
+
+
+def test_an_interrupted_study_is_kept(tmp_path: Path):
+    """Interrupted while it trains: all is saved, and only the same settings go on."""
+    words = ("overcomplete_tricks", "--quick", "--devices", "cpu:1", "--threads", "1")
+    words += ("--set", "train.epochs=2", "--out", "mine")
+    command = [sys.executable, "-m", "ensemble_sae.study", *words]
+    begun = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    checkpoints = tmp_path / "mine/tricks_sparse/checkpoints"
+    while begun.poll() is None and not list(checkpoints.glob("step-*")):
+        time.sleep(0.2)
+    begun.send_signal(signal.SIGINT)
+    said, _ = begun.communicate(timeout=120)
+    assert begun.returncode == 130, said
+    assert "ensemble_sae.study overcomplete_tricks" in said
+    other = study(*words, "--set", "train.lr=1e-3", folder=tmp_path)
+    assert other.returncode == 2
+    assert "another sweep" in other.stderr
+    assert not (tmp_path / "mine/index.html").exists()
 
 
 def test_init_study(tmp_path: Path):
@@ -88,6 +117,10 @@ def test_overcomplete_tricks(tmp_path: Path):
         (("toy_69",), "did you mean 'toy_96'"),
         (("toy_96", "--set", "grid.ratio=2"), "ratio"),
         (("toy_96", "--devices", "tpu:1"), "tpu"),
+        (("toy_96", "--quick", "--set", "grid.seed=[0, 1]"), "cannot draw this axis"),
+        (("init_study", "--quick", "--set", "activations.recipe=toy_small"), "hook"),
+        (("init_study", "--quick", "--set", "grid.l1=[1e-3, 1e-2]"), "l1"),
+        (("toy_96", "--set", "activations.recipe=embedded"), "known"),
     ],
 )
 def test_mistakes_are_told_in_one_error(words: tuple[str, ...], said: str, tmp_path: Path):

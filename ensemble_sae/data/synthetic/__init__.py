@@ -8,8 +8,8 @@ and a code is Bernoulli(p) * amplitude with
 
 * uncorrelated: p_i proportional to decay**i, with sum p_i = mean_active;
 * correlated: z ~ N(0, C) for each row, p_i proportional to Phi(z_i) * decay**i, with the same
-  sum in every row. C is symmetric with uniform numbers in (0, 1), and positive definite by as
-  much as is added to its diagonal.
+  sum in every row (but for what is cut off where a p_i is above 1). C is symmetric with uniform
+  numbers in (0, 1), and positive definite by as much as is added to its diagonal.
 
 The study's amplitudes are Uniform(0, 1). Not stated there: how far C is shifted; here its smallest
 eigenvalue becomes 0.001 times what it was below zero.

@@ -27,9 +27,9 @@ def ground_truth(recipe: SyntheticRecipe) -> Tensor:
 
 
 def frequencies(recipe: SyntheticRecipe) -> Tensor:
-    """How often each feature is active, `[n_features]`, at most 1."""
+    """How often each feature is active, `[n_features]`; of correlated rows about so often."""
     falling = recipe.decay ** torch.arange(recipe.n_features, dtype=torch.float64)
-    return (falling * recipe.mean_active / falling.sum()).clamp(max=1).float()
+    return (falling * recipe.mean_active / falling.sum()).float()
 
 
 def covariance_factor(recipe: SyntheticRecipe) -> Tensor:

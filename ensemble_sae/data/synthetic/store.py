@@ -19,6 +19,7 @@ from ensemble_sae.data.synthetic.rows import chunk_of_rows
 from ensemble_sae.data.truth import Truth
 from ensemble_sae.errors import CorruptFile
 
+ENOUGH_ROWS = 65_536  # of which mean and scale are taken
 _KEPT = ("name", "hooks")  # of a recipe, that its stores' source does not have
 
 
@@ -31,7 +32,8 @@ class SyntheticStore(ChunkStore):
     A chunk is a pure function of the recipe, the distribution and the chunk's number: it is the
     same in every process, in every epoch, and after an interruption. The list of chunks names files
     that would hold the rows if they were written; the checksum of a chunk is that of what it is a
-    function of. The statistics are those of the first training chunk.
+    function of. The statistics are those of the first
+    training chunks, of 65,536 rows or a little more.
     """
 
     @classmethod
@@ -112,10 +114,7 @@ def describe(recipe: SyntheticRecipe, hook: str) -> Meta:
         )
         for index, (rows, aside) in enumerate(cut(recipe))
     ]
-    statistics = RunningStatistics.empty(recipe.d_activation)
-    first = next(chunk for chunk in chunks if not chunk.held_out)
-    rows = chunk_of_rows(recipe, hook, first.rows, first.index)
-    statistics.add(rows.to(DTYPES[recipe.dtype]))
+    statistics = _statistics(recipe, hook, [chunk for chunk in chunks if not chunk.held_out])
     return Meta(
         d_activation=recipe.d_activation,
         dtype=recipe.dtype,
@@ -127,6 +126,17 @@ def describe(recipe: SyntheticRecipe, hook: str) -> Meta:
         variance=statistics.variance.tolist(),
         scale=statistics.scale,
     )
+
+
+def _statistics(recipe: SyntheticRecipe, hook: str, chunks: list[ChunkInfo]) -> RunningStatistics:
+    """Of the first chunks, as many as have enough rows."""
+    found = RunningStatistics.empty(recipe.d_activation)
+    for chunk in chunks:
+        if found.rows >= ENOUGH_ROWS:
+            break
+        rows = chunk_of_rows(recipe, hook, chunk.rows, chunk.index)
+        found.add(rows.to(DTYPES[recipe.dtype]))
+    return found
 
 
 def cut(recipe: SyntheticRecipe) -> Iterator[tuple[int, bool]]:
