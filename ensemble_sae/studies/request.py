@@ -87,9 +87,9 @@ class Request:
                 found="0",
                 allowed="a share > 0",
             )
-        members = [m.as_row() for m in expand(sweep, stores.locate(sweep.activations, data).widths)]
-        varied = {key for key in members[0] if _differ(key, members)} - _NAMES
-        if more := sorted(varied - axes):
+        members = expand(sweep, stores.locate(sweep.activations, data).widths, where)
+        varied = _varied([member.as_row() for member in members])
+        if more := sorted(varied - axes - _NAMES):
             raise UserError(
                 f"The study {self.name!r} cannot draw this axis.",
                 where=f"{where}: grid.{more[0]}",
@@ -99,5 +99,12 @@ class Request:
             )
 
 
-def _differ(key: str, rows: list[dict[str, Any]]) -> bool:
-    return any(row.get(key) != rows[0].get(key) for row in rows)
+def _varied(rows: list[dict[str, Any]]) -> set[str]:
+    """What has several values among members; of options, among those of one signature."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault(row["signature"], []).append(row)
+    found = {
+        key for own in kinds.values() for key in own[0] if any(r[key] != own[0][key] for r in own)
+    }
+    return found | ({"signature"} if len(kinds) > 1 else set())
