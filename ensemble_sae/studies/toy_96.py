@@ -76,7 +76,7 @@ def make(request: Request, console: Console) -> Page:
         )
         page.heading("What came out")
         page.points(findings(table, found))
-        for hook, own in table.groupby("hook"):
+        for hook, own in table.groupby("hook", sort=False):
             _draw(page, run, str(hook), own, best[best["hook"] == hook], found)
         known = request.out / "baselines.json"
         tell = step("Fitting baselines")
@@ -108,7 +108,9 @@ def best_of_sizes(table: pd.DataFrame) -> pd.DataFrame:
 def findings(table: pd.DataFrame, found: Histories) -> list[str]:
     """The published shapes, in this run's numbers."""
     return [
-        f"{hook}: {line}" for hook, own in table.groupby("hook") for line in _of_one(own, found)
+        f"{hook}: {line}"
+        for hook, own in table.groupby("hook", sort=False)
+        for line in _of_one(own, found)
     ]
 
 
@@ -143,7 +145,10 @@ def _draw(
     assert truth is not None  # `recovery` has refused other rows
     page.heading(f"Features that are {hook}")
     page.figure(f"heat_maps_{hook}", toy_figures.heat_maps(table), HEAT)
-    page.figure(f"dead_{hook}", toy_figures.dead(table, len(truth.atoms)), DEAD)
+    if table["dead"].any():
+        page.figure(f"dead_{hook}", toy_figures.dead(table, len(truth.atoms)), DEAD)
+    else:
+        page.text("No feature is dead: each of every member fires on some held-out row.")
     sizes = best["dict_ratio"].to_dict()
     counts = {f"{ratio:g}": found[int(str(member))].counts for member, ratio in sizes.items()}
     page.figure(f"tracks_{hook}", tracks(counts, "size / width"), TRACKS)
