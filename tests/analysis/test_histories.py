@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -175,3 +176,12 @@ def test_rows_without_a_truth_say_so(tmp_path: Path):
     ):
         with pytest.raises(UserError, match="Nobody knows the true features"):
             refused()
+
+
+def test_a_lost_file_of_the_truth_is_named(run: Run, tmp_path: Path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (path,) = (tmp_path / "run/truth").iterdir()
+    path.unlink()
+    with pytest.raises(UserError, match=r"missing") as error:
+        ensemble_sae.histories(ensemble_sae.load(tmp_path / "run"))
+    assert path.name in str(error.value)

@@ -12,6 +12,7 @@ from making import rows as normal_rows
 from torch import Tensor
 
 from ensemble_sae.baselines import BASELINES, components, fit, pursued
+from ensemble_sae.data.store import ChunkStore
 from ensemble_sae.errors import UserError
 from ensemble_sae.randomness import generator
 from ensemble_sae.signatures.parts import random_directions
@@ -256,3 +257,16 @@ def test_a_fit_tells_convergence_and_passes_other_warnings_on() -> None:
     assert not components.fitted(Model(ConvergenceWarning), array)
     with pytest.warns(UserWarning, match="seen"):
         assert components.fitted(Model(UserWarning), array)
+
+
+def test_a_store_is_read_chunk_by_chunk(tmp_path):
+    """PCA sees all chunks; what a store's rows give is what the rows themselves give."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.randn(900, 6, generator=draw) @ torch.randn(6, 6, generator=draw)
+    store = ChunkStore.write(tmp_path, rows, chunk_rows=300, held_out=0, dtype="float32")
+    together = torch.cat([store.activations(chunk.index) for chunk in store.chunks()])
+    streamed, whole = fit("pca", store, 6), fit("pca", together, 6)
+    cosines = (streamed.dictionary * whole.dictionary).sum(1).abs()
+    torch.testing.assert_close(cosines, torch.ones(6), atol=1e-3, rtol=0)
+    first = store.activations(store.chunks()[0].index)
+    assert torch.equal(fit("kmeans", store, 4).dictionary, fit("kmeans", first, 4).dictionary)
