@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, which all kinds of colour vision tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX"
+LINES = ("-", "--")  # when the colours are used up
 GREY = "#555555"
 DPI = 160
 MANY_DECADES = 2000  # from the largest to the smallest number of an axis
@@ -107,7 +108,7 @@ def _frame(axes: Axes, place: tuple[float, float]) -> None:
     axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="#D55E00", linewidth=2))
 
 
-def _logarithmic(axes: Axes, name: str) -> None:
+def logarithmic(axes: Axes, name: str) -> None:
     """Ticks at 1, 2, 5 of a decade or, where there are many decades, at 1 alone; plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -137,16 +138,12 @@ def curves(
         log: which of the axes are logarithmic: "", "x", "y" or "xy".
         legend: its title; no legend without one.
     """
-    from matplotlib import colormaps
-
-    colours: Any = COLOURS
-    if len(series) > len(COLOURS):
-        colours = colormaps["viridis"](np.linspace(0, 0.95, len(series)))
     for number, (name, xs, ys) in enumerate(series):
-        marker = MARKERS[number % len(MARKERS)]
-        axes.plot(xs, ys, marker=marker, ms=4, lw=1.4, color=colours[number], label=name)
+        again, which = divmod(number, len(COLOURS))
+        look: Any = {"color": COLOURS[which], "marker": MARKERS[which]}
+        axes.plot(xs, ys, ms=4, lw=1.4, ls=LINES[again % 2], label=name, **look)
     for name in log:
-        _logarithmic(axes, name)
+        logarithmic(axes, name)
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)

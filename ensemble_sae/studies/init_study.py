@@ -186,7 +186,8 @@ def _by_share(curves: pd.DataFrame, inits: pd.Series[str], level: float) -> Figu
         place = axes[0, 0]
         mixed = inits[inits.str.contains(":")].str.split(":", expand=True)
         for number, (kind, own) in enumerate(mixed.groupby(0)):
-            by = reached[own.index].groupby(100 * own[1].astype(float))
+            aside = 1 + 0.04 * number  # bars of one share side by side
+            by = reached[own.index].groupby(100 * aside * own[1].astype(float))
             middle = by.mean()
             bars = [middle - by.min(), by.max() - middle]
             colour, marker = figures.COLOURS[number], figures.MARKERS[number]
@@ -194,7 +195,7 @@ def _by_share(curves: pd.DataFrame, inits: pd.Series[str], level: float) -> Figu
                 middle.index, middle, bars, color=colour, marker=marker, capsize=3, label=kind
             )
         place.axhline(reached[inits == "rows"].mean(), ls="--", color=figures.GREY, lw=1)
-        place.set_xscale("log")
+        figures.logarithmic(place, "x")
         place.set_title("Rare-feature vectors among the first directions")
         place.set_xlabel("share of rare-feature vectors (%)")
         place.set_ylabel(f"steps to an MMCS of {level}")
