@@ -89,7 +89,7 @@ class Beginning:
                 raise UserError(
                     "This store has changed since the run began: it has other chunks now.",
                     where=str(store.path),
-                    next_step="bring the old store back, or begin a new run with another --run",
+                    next_step="bring the old store back, or begin a new run in another folder",
                 )
 
 
@@ -170,7 +170,7 @@ def same_sweep(layout: Layout, sweep: Sweep) -> None:
             where=f"{layout.sweep}: {where}",
             found=repr(new),
             allowed=repr(old),
-            next_step="resume with the same sweep file, or begin a new run with another --run",
+            next_step="resume with the same sweep file, or begin a new run in another folder",
         )
 
 
