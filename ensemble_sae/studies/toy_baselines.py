@@ -63,13 +63,18 @@ def fitted(stores: Mapping[str, ChunkStore], quick: bool, path: Path, tell: Tell
     before = {(row["baseline"], row["data set"]) for row in known}
     tell(len(known), len(wanted) * len(stores))
     for hook, store in stores.items():
-        rows = _rows(store, FEW_ROWS if quick else ROWS)
+        if all((label, hook) in before for label, *_ in wanted):
+            continue
+        rows, held_out = _rows(store, FEW_ROWS if quick else ROWS), _held_out(store)
+        truth = store.truth
+        assert truth is not None  # the study's rows are synthetic
         for label, name, options in wanted:
             if (label, hook) not in before:
                 less = LESS.get(name, {}) if quick else {}
                 most = AT_MOST.get(name, len(rows))
                 row = {"baseline": label, "data set": hook}
-                known.append(row | _fitted(name, rows[:most], store, {**options, **less}))
+                given = truth.atoms, held_out, {**options, **less}
+                known.append(row | _fitted(name, rows[:most], *given))
                 write_json(path, plain(known))
             tell(len(known), len(wanted) * len(stores))
     table = pd.DataFrame(known)
@@ -78,20 +83,19 @@ def fitted(stores: Mapping[str, ChunkStore], quick: bool, path: Path, tell: Tell
     return table
 
 
-def _fitted(name: str, rows: Tensor, store: ChunkStore, options: dict[str, Any]) -> dict[str, Any]:
+def _fitted(
+    name: str, rows: Tensor, truth: Tensor, held_out: Tensor, options: dict[str, Any]
+) -> dict[str, Any]:
     """What is measured of a baseline; nothing but the reason where it refuses these rows."""
-    held_out = store.activations(store.chunks(held_out=True)[0].index)[:HELD_OUT].float()
-    truth = store.truth
-    assert truth is not None  # the study's rows are synthetic
     began = time.perf_counter()
     try:
-        sae = fit(name, rows, len(truth.atoms), **options)
+        sae = fit(name, rows, len(truth), **options)
     except UserError as error:
         return {"refused": error.what}
     took = time.perf_counter() - began
     seen = min(len(rows), options.get("max_rows", len(rows)))
     about = {"rows": seen, "atoms": len(sae.dictionary)}
-    return {**about, **_measured(sae, truth.atoms, held_out), "seconds": took}
+    return {**about, **_measured(sae, truth, held_out), "seconds": took}
 
 
 def _measured(sae: Sae, truth: Tensor, rows: Tensor) -> dict[str, Any]:
@@ -109,6 +113,10 @@ def _measured(sae: Sae, truth: Tensor, rows: Tensor) -> dict[str, Any]:
 def _published(name: str, hook: str) -> float:
     known = PUBLISHED.get(name)
     return known[HOOKS.index(hook)] if known and hook in HOOKS else torch.nan
+
+
+def _held_out(store: ChunkStore) -> Tensor:
+    return store.activations(store.chunks(held_out=True)[0].index)[:HELD_OUT].float()
 
 
 def _rows(store: ChunkStore, count: int) -> Tensor:
