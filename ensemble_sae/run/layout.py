@@ -61,9 +61,17 @@ class Layout:
         """Hold the run for writing; the operating system lets go when the process ends.
 
         Raises:
-            Busy: another process is writing this run.
+            Busy: another process is writing this run. UserError: there can be no such folder.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                "The run's folder cannot be made.",
+                where=str(self.folder),
+                found=str(error.strerror),
+                next_step="give another folder",
+            ) from None
         lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)

@@ -121,6 +121,7 @@ def test_overcomplete_tricks(tmp_path: Path):
         (("init_study", "--quick", "--set", "activations.recipe=toy_small"), "hook"),
         (("init_study", "--quick", "--set", "grid.l1=[1e-3, 1e-2]"), "l1"),
         (("toy_96", "--set", "activations.recipe=embedded"), "known"),
+        (("toy_96", "--quick", "--out", sys.executable), "cannot be made"),
     ],
 )
 def test_mistakes_are_told_in_one_error(words: tuple[str, ...], said: str, tmp_path: Path):
