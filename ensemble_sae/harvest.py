@@ -9,21 +9,17 @@ python -m ensemble_sae.harvest --from-npy rows-0.npy rows-1.npy --name mine
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ensemble_sae.errors import UserError
+from ensemble_sae.terminal import left, progress
 
 if TYPE_CHECKING:
     from ensemble_sae.data.progress import Progress
     from ensemble_sae.data.store import ChunkStore
-
-_PLAIN_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 What = Annotated[
     list[str] | None,
@@ -116,8 +112,12 @@ def _from_model(
         typer.echo("Already harvested: nothing to do (--overwrite does it again).")
     else:
         typer.echo(f"{', '.join(recipe.hooks)} -> {folder / recipe.name}")
-        with _progress(recipe.rows) as show:
-            stores = make.harvest(recipe, folder, resume=not overwrite, on_progress=show)
+        with progress("loading the model") as show:
+
+            def on_progress(now: Progress) -> None:
+                show(now.rows, now.rows_total, _line(now))
+
+            stores = make.harvest(recipe, folder, resume=not overwrite, on_progress=on_progress)
     _print(stores, recipe.rows)
 
 
@@ -148,41 +148,9 @@ def _from_npy(
     _print([store], None)
 
 
-@contextmanager
-def _progress(total: int | None) -> Iterator[Any]:
-    """A callback that shows progress: a bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_progress(console)
-        return
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    text = TextColumn("{task.fields[text]}")
-    with Bar(BarColumn(), text, console=console) as bar:
-        task = bar.add_task("", total=total, text="loading the model")
-        yield lambda now: bar.update(task, completed=now.rows, text=_line(now))
-
-
-def _plain_progress(console: Any) -> Any:
-    last = time.monotonic() - _PLAIN_SECONDS
-
-    def show(now: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _PLAIN_SECONDS or now.rows == now.rows_total:
-            last = time.monotonic()
-            console.print(_line(now), highlight=False)
-
-    return show
-
-
 def _line(now: Progress) -> str:
     of = f" of {now.rows_total:,}" if now.rows_total else ""
-    left = now.seconds_left
-    eta = "" if left is None else f", {int(left) // 60}:{int(left) % 60:02} left"
-    return f"{now.rows:,}{of} rows, {now.rows_per_second:,.0f} rows/s{eta}"
+    return f"{now.rows:,}{of} rows, {now.rows_per_second:,.0f} rows/s{left(now.seconds_left)}"
 
 
 def _print(stores: list[ChunkStore], asked: int | None) -> None:

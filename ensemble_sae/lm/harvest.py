@@ -75,7 +75,7 @@ def harvest(
     bridge = load_model(recipe.model, device, recipe.model_dtype)
     check_hooks(bridge, recipe.hooks)
     paths = _paths(recipe, data_dir)
-    d = hook_widths(bridge, recipe)
+    d = hook_widths(bridge, recipe.hooks, recipe.context)
     weights = local or fingerprint(bridge)
     with ExitStack() as stack:
         writers = {
@@ -125,7 +125,7 @@ def widths(recipe: Recipe) -> dict[str, int]:
 
     bridge = load_model(recipe.model, "cpu", recipe.model_dtype)
     check_hooks(bridge, recipe.hooks)
-    return hook_widths(bridge, recipe)
+    return hook_widths(bridge, recipe.hooks, recipe.context)
 
 
 class _Harvest:

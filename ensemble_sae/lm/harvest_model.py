@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.errors import UserError
 
 _BEGINNING = 1 << 20  # bytes of a weight file
@@ -37,27 +36,27 @@ def tokeniser(bridge: Any) -> tuple[Callable[[list[str]], list[list[int]]], int]
     return tokenise, int(bos)
 
 
-def hook_widths(bridge: Any, recipe: Recipe) -> dict[str, int]:
+def hook_widths(bridge: Any, hooks: Sequence[str], context: int = 2) -> dict[str, int]:
     """Values per row of each hook, seen in the forward of a single context.
 
     Raises:
-        UserError: the context is too long for the model, or a hook's value is not one vector per
-            token (an attention pattern, say).
+        UserError: an unknown hook; the context is too long for the model; or a hook's value is not
+            one vector per token (an attention pattern, say).
     """
     from ensemble_sae.lm.load import run_hooks
 
     with torch.inference_mode():
-        tokens = torch.zeros(1, recipe.context, dtype=torch.long)
-        run = run_hooks(bridge, tokens, recipe.hooks)
+        tokens = torch.zeros(1, context, dtype=torch.long)
+        run = run_hooks(bridge, tokens, hooks)
     for hook, value in run.items():
         if value.ndim != 3 or value.shape[:2] != tokens.shape:
             raise UserError(
                 "This hook does not give one vector per token.",
                 where=f"hooks: {hook}",
-                found=f"shape {list(value.shape)} for 1 context of {recipe.context} tokens",
-                allowed=f"[1, {recipe.context}, d]",
+                found=f"shape {list(value.shape)} for 1 context of {context} tokens",
+                allowed=f"[1, {context}, d]",
             )
-    return {hook: run[hook].shape[2] for hook in recipe.hooks}
+    return {hook: run[hook].shape[2] for hook in hooks}
 
 
 def folder_fingerprint(model: str) -> str | None:

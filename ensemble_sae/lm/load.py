@@ -158,6 +158,20 @@ def _examples(known: Sequence[str]) -> str:
     return f"names such as {last}; {len(known)} in all"
 
 
+def check_length(bridge: TransformerBridge, tokens: Tensor) -> None:
+    """See that the model can read contexts `[B, T]` of this length.
+
+    Raises:
+        UserError: they are longer than the model's.
+    """
+    if tokens.shape[1] > bridge.cfg.n_ctx:
+        raise UserError(
+            "The contexts are longer than the language model's.",
+            found=f"{tokens.shape[1]} tokens",
+            allowed=f"up to {bridge.cfg.n_ctx}",
+        )
+
+
 class _AllSeen(Exception):
     """Ends a forward pass: every wanted hook has fired."""
 
@@ -184,23 +198,11 @@ def run_hooks(bridge: TransformerBridge, tokens: Tensor, hooks: Sequence[str]) -
             the model's.
     """
     check_hooks(bridge, hooks)
-    if tokens.shape[1] > bridge.cfg.n_ctx:
-        raise UserError(
-            "The contexts are longer than the language model's.",
-            found=f"{tokens.shape[1]} tokens",
-            allowed=f"up to {bridge.cfg.n_ctx}",
-        )
+    check_length(bridge, tokens)
     seen: dict[str, Tensor] = {}
-    fwd_hooks: list[Any] = [(hook, _keep(hook, seen, len(hooks))) for hook in hooks]
-    try:
-        with contextlib.suppress(_AllSeen):
-            bridge.run_with_hooks(
-                tokens.to(bridge.cfg.device), return_type=None, fwd_hooks=fwd_hooks
-            )
-    except ValueError as error:
-        if not str(error).startswith("Cannot add hook"):
-            raise
-        raise UserError("The hook is switched off in this model.", found=str(error)) from error
+    fwd_hooks = [(hook, _keep(hook, seen, len(hooks))) for hook in hooks]
+    with contextlib.suppress(_AllSeen):
+        run_with(bridge, tokens, fwd_hooks)
     if missing := [hook for hook in hooks if hook not in seen]:
         raise UserError(
             "The language model's forward pass never reaches this hook.",
@@ -210,11 +212,45 @@ def run_hooks(bridge: TransformerBridge, tokens: Tensor, hooks: Sequence[str]) -
     return {hook: seen[hook] for hook in hooks}
 
 
+def run_with(
+    bridge: TransformerBridge,
+    tokens: Tensor,
+    hooks: Sequence[tuple[str, Callable[..., Any]]],
+    return_type: str | None = None,
+) -> Any:
+    """Run the model on tokens `[B, T]` with functions `(value, hook) -> value or None` at hooks.
+
+    Args:
+        return_type: "logits" for `[B, T, d_vocab]`; None for nothing.
+
+    Raises:
+        UserError: a hook that is switched off in this model.
+    """
+    given: list[Any] = list(hooks)
+    try:
+        return bridge.run_with_hooks(
+            tokens.to(bridge.cfg.device),
+            return_type=return_type,
+            fwd_hooks=given,
+            use_cache=False,  # of keys and values: there is no next token
+        )
+    except ValueError as error:
+        if not str(error).startswith("Cannot add hook"):
+            raise
+        raise UserError("The hook is switched off in this model.", found=str(error)) from error
+
+
+def value_of(hooked: Any) -> Tensor:
+    """A hook's value: the first, of those that give several."""
+    value: Tensor = hooked[0] if isinstance(hooked, tuple) else hooked
+    return value
+
+
 def _keep(name: str, seen: dict[str, Tensor], wanted: int) -> Callable[..., None]:
     """Return the function that notes a hook's value, and ends the forward after the last one."""
 
     def keep(value: Any, hook: Any) -> None:
-        seen.setdefault(name, value[0] if isinstance(value, tuple) else value)
+        seen.setdefault(name, value_of(value))
         if len(seen) == wanted:
             raise _AllSeen
 
