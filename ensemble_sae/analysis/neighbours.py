@@ -35,16 +35,17 @@ def neighbours(run: Run) -> pd.DataFrame:
     """
     import pandas as pd
 
-    pairs = [(*pair, kind) for kind in _BESIDE for pair in _pairs(run, kind)]
-    atoms = {m: run.sae(m).dictionary for m in {m for one, other, _ in pairs for m in (one, other)}}
+    found = [(*pair, kind) for kind in _BESIDE for pair in pairs(run, kind)]
+    atoms = {m: run.sae(m).dictionary for m in {m for one, other, _ in found for m in (one, other)}}
     rows = [
         {"member": one, "other": other, "kind": kind, "mmcs": mmcs(atoms[one], atoms[other])}
-        for one, other, kind in pairs
+        for one, other, kind in found
     ]
     return pd.DataFrame(rows, columns=["member", "other", "kind", "mmcs"])
 
 
-def _pairs(run: Run, kind: Kind) -> Iterator[tuple[int, int]]:
+def pairs(run: Run, kind: Kind) -> Iterator[tuple[int, int]]:
+    """(member, other) that differ in size alone, the next larger, or in seed alone: see above."""
     families: dict[str, list[int]] = {}
     configs = run.configurations
     for member, config in configs.items():

@@ -8,6 +8,7 @@ metrics.jsonl    one line per member and chunk, over time
 metrics.parquet  one row per member, on held-out rows, at the end
 truth/           per hook point: the features that synthetic rows are made of
 features/        per group: how often and how strongly each feature fires, at the end
+evaluation/      members in the place of what they reconstruct: losses of the language model
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Layout:
         self.table = self.folder / "metrics.parquet"
         self.features = self.folder / "features"
         self.truth = self.folder / "truth"
+        self.evaluation = self.folder / "evaluation"
 
     def exists(self) -> bool:
         """Whether this folder holds a run."""

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
 
 from ensemble_sae.data.truth import Truth, read_truth
 from ensemble_sae.errors import CorruptFile, UserError, nearest
+from ensemble_sae.files import open_tensors
 from ensemble_sae.run.checkpoint import Checkpoint, Checkpoints
+from ensemble_sae.run.evaluation import Evaluation
 from ensemble_sae.run.layout import Layout, read_versioned
 from ensemble_sae.run.sae import Sae
 from ensemble_sae.run.units import member_units
@@ -147,6 +150,27 @@ class Run:
         if store is None or hook not in self.sweep.get("known", ()):
             return None
         return read_truth(self._layout.truth / f"{Path(store).name}.safetensors")
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """What `python -m ensemble_sae.evaluate` found.
+
+        Raises:
+            UserError: it was not run yet. CorruptFile: its table is damaged.
+        """
+        return Evaluation(self._layout.evaluation)
+
+    def firing(self, member: int) -> Tensor | None:
+        """Held-out rows on which each feature of a member was active, int64 `[n]`, at the end of
+        the training; None before it, and for a signature without a code.
+        """
+        for path in sorted(self._layout.features.glob("*.safetensors")):
+            file = open_tensors(path)
+            members = file.get_tensor("members")
+            if (place := (members == member).nonzero()).numel():
+                counts: Tensor = file.get_slice("firing")[int(place[0, 0])]
+                return counts[: self._members[member].n_dict]
+        return None
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status.get('status')})"

@@ -1,0 +1,63 @@
+"""`python -m ensemble_sae.evaluate`: members of a run in the place of what they reconstruct.
+
+python -m ensemble_sae.evaluate runs/default
+python -m ensemble_sae.evaluate runs/default --members pareto --rows 100_000 --keep frequent:64
+python -m ensemble_sae.evaluate runs/mine --members 3,8-12 --model FOLDER --dataset texts.jsonl
+
+The same command goes on where an interrupted one stopped.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble_sae.errors import UserError
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    members: Annotated[
+        str | None,
+        typer.Option(help="all, pareto, or ids as 3,8-12; default: all if it takes minutes."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=2, help="Tokens of held-out text.")] = 8_192,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Also with some features only: mcs:0.9 or frequent:64; repeatable."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Name or folder, in place of the rows' own model.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Text that members were not trained on.")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Tokens per context.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Cross-entropy, CE recovered, KL, FVU and L0 of members in the language model itself."""
+    from ensemble_sae.evaluation.command import execute
+    from ensemble_sae.evaluation.request import Request
+
+    request = Request(
+        rows=rows,
+        keep=tuple(keep or ()),
+        model=model,
+        dataset=dataset,
+        context=context,
+        device=device,
+        overwrite=overwrite,
+    )
+    try:
+        code = execute(run, members, request)
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    typer.run(main)
