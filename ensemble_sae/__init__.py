@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ensemble_sae.data.store import ChunkStore
     from ensemble_sae.data.synthetic import SyntheticStore
     from ensemble_sae.engine.run_sweep import run_sweep
+    from ensemble_sae.inspection import edited, features
     from ensemble_sae.run import load
     from ensemble_sae.train import FunctionalEnsemble
 
@@ -24,6 +25,8 @@ __all__ = [
     "ChunkStore",
     "FunctionalEnsemble",
     "SyntheticStore",
+    "edited",
+    "features",
     "histories",
     "load",
     "run_sweep",
@@ -33,6 +36,8 @@ _HOMES = {
     "ChunkStore": "ensemble_sae.data.store",
     "SyntheticStore": "ensemble_sae.data.synthetic",
     "FunctionalEnsemble": "ensemble_sae.train",
+    "edited": "ensemble_sae.inspection",
+    "features": "ensemble_sae.inspection",
     "histories": "ensemble_sae.analysis",
     "load": "ensemble_sae.run",
     "run_sweep": "ensemble_sae.engine.run_sweep",

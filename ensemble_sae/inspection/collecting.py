@@ -1,0 +1,153 @@
+"""Examples of every feature of a dictionary in one pass over text, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ensemble_sae.inspection.examples import Contexts, Examples
+from ensemble_sae.randomness import generator
+
+DRAWN = 4  # occurrences kept per example of `spread`, of which evenly spaced ones are shown
+POOL = 2  # random fragments per feature's own, which all features choose from
+
+
+class Collector:
+    """Keeps, of n features, the strongest fragments, some of all that they fire on, and moments.
+
+    What is kept does not grow with the text: n (top + 4 spread) w numbers, and 2 random w n.
+
+    Args:
+        fragments: of the whole text, `[F, w]` tokens.
+        n: features. top, spread, random: examples of each kind per feature.
+        seed: of what is drawn.
+        device: where codes are, and what is kept.
+    """
+
+    def __init__(
+        self,
+        fragments: Tensor,
+        n: int,
+        *,
+        top: int = 20,
+        spread: int = 10,
+        random: int = 20,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._tokens, self._counts = fragments, (top, spread, random)
+        width = fragments.shape[1]
+        self._top = _Kept(n, top, width, device)
+        self._drawn = _Kept(n, DRAWN * spread, width, device)
+        self._seed, self._generator = seed, generator(seed, "examples")
+        pool = torch.randperm(len(fragments), generator=self._generator)[: POOL * random]
+        self._pool = pool.sort().values
+        self._pooled = torch.zeros(len(self._pool), width, n, device=device)
+        self.rows = 0
+        zeros = torch.zeros(n, dtype=torch.float64, device=device)
+        self._active, self._sum, self._largest = zeros, zeros.clone(), zeros.clone().float()
+
+    @torch.no_grad()
+    def add(self, first: int, code: Tensor, is_read: Tensor) -> None:
+        """Add the fragments from number `first` on.
+
+        Args:
+            code: `[F, w, n]`; is_read: `[F, w]`, tokens whose code counts.
+        """
+        code = code * is_read[..., None]
+        self.rows += int(is_read.sum())
+        active = code != 0
+        self._active += active.sum((0, 1))
+        self._sum += code.sum((0, 1), dtype=torch.float64)
+        self._largest = torch.maximum(self._largest, code.amax((0, 1)))
+        strongest = code.amax(1)
+        self._top.add(first, torch.where(strongest > 0, strongest, -math.inf), code)
+        # Each occurrence has a random number; those with the largest are a fair sample of all.
+        draws = torch.rand(code.shape, generator=self._generator).to(code.device)
+        self._drawn.add(first, torch.where(active, draws, -math.inf).amax(1), code)
+        inside = (self._pool >= first) & (self._pool < first + len(code))
+        self._pooled[inside.to(code.device)] = code[(self._pool[inside] - first).to(code.device)]
+
+    @property
+    def density(self) -> Tensor:
+        """Share of tokens on which each feature is active, `[n]`."""
+        return (self._active / max(1, self.rows)).float().cpu()
+
+    @property
+    def strength(self) -> Tensor:
+        """Mean code on the tokens where a feature is active, else 0: `[n]`."""
+        return (self._sum / self._active.clamp_min(1)).float().cpu()
+
+    @property
+    def largest(self) -> Tensor:
+        """Largest code seen, at least 0: `[n]`."""
+        return self._largest.cpu()
+
+    def examples(self) -> Examples:
+        """What was kept, on the CPU."""
+        top, spread, random = self._counts
+        features = torch.arange(len(self._active))
+        return Examples(
+            features, self._shown(self._top, top), self._even(spread), self._random(random)
+        )
+
+    def _shown(self, kept: _Kept, count: int, order: Tensor | None = None) -> Contexts:
+        """The first `count` of what is kept, by rank or by a given order `[n, k]`."""
+        fragments, rows = kept.fragments, kept.rows
+        if order is not None:
+            fragments = fragments.gather(1, order)
+            rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
+        fragments, rows = fragments[:, :count].cpu(), rows[:, :count].cpu()
+        tokens = self._tokens[fragments.clamp_min(0)] * (fragments >= 0)[..., None]
+        return Contexts(tokens.int(), rows, fragments)
+
+    def _even(self, count: int) -> Contexts:
+        """Of the drawn ones, evenly spaced by their largest value, from the weakest on."""
+        kept = self._drawn
+        there = kept.fragments >= 0
+        strength = kept.rows.amax(2)
+        strength = torch.where(there, strength, math.inf)  # those that are not there go last
+        order = strength.argsort(dim=1, stable=True)
+        have = there.sum(1, keepdim=True)
+        steps = torch.arange(count, device=have.device)
+        spaced = (steps * (have - 1) / max(1, count - 1)).round().long()
+        places = torch.where(have > count, spaced, steps.expand_as(spaced))
+        places = places.clamp(0, order.shape[1] - 1)
+        return self._shown(kept, count, order.gather(1, places))
+
+    def _random(self, count: int) -> Contexts:
+        """Fragments of the pool, others for every feature."""
+        n, size = len(self._active), len(self._pool)
+        draws = torch.rand(n, size, generator=generator(self._seed, "random examples"))
+        places = draws.argsort(1)[:, :count]
+        rows = self._pooled.cpu().permute(2, 0, 1)
+        rows = rows.gather(1, places[..., None].expand(-1, -1, rows.shape[2]))
+        fragments = self._pool[places]
+        return Contexts(self._tokens[fragments].int(), rows, fragments)
+
+
+class _Kept:
+    """For each of n features the k fragments with the highest rank, and its code on them."""
+
+    def __init__(self, n: int, k: int, width: int, device: str | torch.device) -> None:
+        self.ranks = torch.full((n, k), -math.inf, device=device)
+        self.fragments = torch.full((n, k), -1, device=device)
+        self.rows = torch.zeros(n, k, width, device=device)
+
+    def add(self, first: int, ranks: Tensor, code: Tensor) -> None:
+        """Fragments from number `first` on: ranks `[F, n]` (-inf: not to be kept), `[F, w, n]`."""
+        k = self.ranks.shape[1]
+        both = torch.cat([self.ranks, ranks.mT.to(self.ranks)], 1)
+        self.ranks, chosen = both.topk(k)
+        old = chosen < k
+        self.fragments = torch.where(
+            old, self.fragments.gather(1, chosen.clamp_max(k - 1)), chosen - k + first
+        )
+        self.fragments[self.ranks == -math.inf] = -1
+        places = chosen.clamp_max(k - 1)[..., None].expand_as(self.rows)
+        self.rows = self.rows.gather(1, places)
+        feature, place = (~old & (self.fragments >= 0)).nonzero(as_tuple=True)
+        self.rows[feature, place] = code[self.fragments[feature, place] - first, :, feature]
+        self.rows[self.fragments < 0] = 0

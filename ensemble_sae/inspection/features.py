@@ -1,0 +1,172 @@
+"""What is known of every feature of one member: where it fires, what it writes, what it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ensemble_sae.errors import UserError
+from ensemble_sae.inspection.examples import Contexts, Examples
+from ensemble_sae.lm.texts import visible
+from ensemble_sae.run.sae import Sae
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["top", "spread", "random"]
+WINDOW = 12  # tokens on each side of the strongest that are shown in one line
+
+
+class Context(NamedTuple):
+    """One fragment of text and a feature on it.
+
+    Attributes:
+        fragment: its number in the text. tokens: as text, as it is. activations: on each.
+        strongest: the place of the largest activation.
+    """
+
+    fragment: int
+    tokens: list[str]
+    activations: list[float]
+    strongest: int
+
+    def line(self, largest: float) -> str:
+        """The text around the strongest token on one line; a token is [marked] where the feature
+        reaches half of its largest.
+        """
+        first = max(0, self.strongest - WINDOW)
+        shown = []
+        for place in range(first, min(len(self.tokens), self.strongest + WINDOW + 1)):
+            text = visible(self.tokens[place])
+            marked = largest > 0 and self.activations[place] >= largest / 2
+            shown.append(f"[{text}]" if marked else text)
+        return "".join(shown)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The features of one member, from one pass over text.
+
+    `features[17]` is one of them; `table` has them all.
+
+    Attributes:
+        sae: the member. settings: model, text and fragments that this is from.
+        table: a DataFrame indexed by feature. `density`: share of tokens on which it is active;
+            `mean`: of its code there; `max`: the largest; `promoted`, `suppressed`: tokens by the
+            logit lens, where the member writes into the residual stream; `tuned_promoted`,
+            `tuned_suppressed`: by a tuned lens, where one was given. After
+            `effects`: `ablation_effect`, `ablation_kl`, `lowered`, `raised`, `steering_kl`,
+            `steers_to`, and `hangs_on`: the token whose removal costs the feature most.
+        examples: fragments on which each feature was seen.
+        dropped: the change of a feature's activation without one of the 16 tokens before its
+            strongest, `[n, 16]`; None before `effects`.
+    """
+
+    sae: Sae
+    settings: dict[str, Any]
+    table: pd.DataFrame
+    examples: Examples
+    vocabulary: dict[int, str] = field(repr=False)
+    dropped: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, feature: int) -> Feature:
+        if not 0 <= feature < len(self):
+            raise UserError(
+                "There is no such feature.",
+                where=repr(self.sae),
+                found=str(feature),
+                allowed=f"0 to {len(self) - 1}",
+            )
+        return Feature(self, feature)
+
+    def __iter__(self) -> Iterator[Feature]:
+        return (Feature(self, feature) for feature in range(len(self)))
+
+    @property
+    def alive(self) -> Tensor:
+        """Features that were active at least once, int64."""
+        return torch.from_numpy((self.table["density"] > 0).to_numpy().copy()).nonzero()[:, 0]
+
+    def __repr__(self) -> str:
+        seen = f"{len(self.alive)} of {len(self)} active"
+        return f"Features({self.sae!r}, {seen} on {self.settings['tokens']:,} tokens)"
+
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    """One feature: `print(features[17])` shows it."""
+
+    features: Features = field(repr=False)
+    index: int
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """Its row of the table."""
+        row = self.features.table.loc[self.index]
+        return {str(name): value for name, value in row.items()}
+
+    def contexts(self, kind: Kind = "top") -> list[Context]:
+        """Fragments on which it was seen.
+
+        Args:
+            kind: "top", the strongest first; "spread", evenly from all that it fires on, the
+                weakest first; "random", from all of the text.
+        """
+        if kind not in ("top", "spread", "random"):
+            raise UserError("Which contexts?", found=repr(kind), allowed="top, spread, random")
+        own: Contexts = getattr(self.features.examples, kind)
+        words = self.features.vocabulary
+        found = []
+        for place, fragment in enumerate(own.fragments[self.index].tolist()):
+            if fragment < 0:
+                continue
+            activations = own.activations[self.index, place]
+            tokens = [words[token] for token in own.tokens[self.index, place].tolist()]
+            strongest = int(activations.argmax())
+            found.append(Context(fragment, tokens, activations.tolist(), strongest))
+        return found
+
+    def __str__(self) -> str:
+        row = self.row
+        lines = [
+            f"feature {self.index} of {self.features.sae!r}",
+            f"  active on {100 * row['density']:.3g}% of tokens, mean {row['mean']:.3g}, "
+            f"largest {row['max']:.3g}",
+        ]
+        lines += [f"  {text}" for text in _told(row)]
+        for kind, title in (("top", "strongest"), ("spread", "from its weakest to its strongest")):
+            lines.append(f"  {title}:")
+            for context in self.contexts(kind)[:5]:  # type: ignore[arg-type]
+                strength = max(context.activations)
+                lines.append(f"    {strength:8.3g}  {context.line(row['max'])}")
+        return "\n".join(lines)
+
+
+def _told(row: dict[str, Any]) -> Iterator[str]:
+    """What is known beside the contexts, a line for each."""
+    lists = {
+        "promoted": "promotes",
+        "suppressed": "suppresses",
+        "tuned_promoted": "promotes (tuned lens)",
+        "tuned_suppressed": "suppresses (tuned lens)",
+        "lowered": "without it less likely",
+        "raised": "without it more likely",
+        "steers_to": "added everywhere, more likely",
+    }
+    for name, title in lists.items():
+        if row.get(name) is not None and len(row[name]):
+            yield f"{title}: " + " ".join(f"`{visible(token)}`" for token in row[name])
+    if "ablation_effect" in row and row["ablation_effect"] == row["ablation_effect"]:
+        yield (
+            f"without it: log-probability of the next token {row['ablation_effect']:+.3f}, "
+            f"KL {row['ablation_kl']:.3f} nats"
+        )
+    if row.get("hangs_on"):
+        yield f"hangs on: {row['hangs_on']}"

@@ -1,0 +1,83 @@
+"""What was found of a member's features, on the disk: RUN/inspected/member-000017/.
+
+settings.json         which model, which text, which checkpoint
+table.parquet         a row for each feature
+examples.safetensors  fragments and activations
+vocabulary.json       the texts of the tokens in them
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensemble_sae.errors import CorruptFile
+from ensemble_sae.files import open_tensors, read_json, write_json, write_tensors
+from ensemble_sae.inspection.examples import Contexts, Examples
+from ensemble_sae.inspection.features import Features
+from ensemble_sae.run.sae import Sae
+
+KINDS = ("top", "spread", "random")
+SETTINGS, TABLE = "settings.json", "table.parquet"
+EXAMPLES, VOCABULARY = "examples.safetensors", "vocabulary.json"
+
+
+def folder_of(run: Path, member: int) -> Path:
+    """Where a member's features are kept."""
+    return run / "inspected" / f"member-{member:06d}"
+
+
+def save(features: Features, folder: Path) -> None:
+    """Write them; the settings, by which they are found again, come last."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    for kind in KINDS:
+        contexts: Contexts = getattr(features.examples, kind)
+        tensors |= {f"{kind}/{name}": values for name, values in contexts._asdict().items()}
+    if features.dropped is not None:
+        tensors["dropped"] = features.dropped
+    write_tensors(folder / EXAMPLES, tensors)
+    write_json(
+        folder / VOCABULARY, {str(token): text for token, text in features.vocabulary.items()}
+    )
+    features.table.to_parquet(folder / TABLE)
+    write_json(folder / SETTINGS, features.settings)
+
+
+def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Features | None:
+    """Read what is there; None if there is nothing, or it is of other settings.
+
+    Raises:
+        CorruptFile: it is damaged.
+    """
+    import pandas as pd
+
+    if not (folder / SETTINGS).is_file():
+        return None
+    found = read_json(folder / SETTINGS)
+    if settings is not None and any(found.get(key) != value for key, value in settings.items()):
+        return None
+    file = open_tensors(folder / EXAMPLES)
+    names = set(file.keys())
+    try:
+        kinds = [
+            Contexts(*(file.get_tensor(f"{kind}/{name}") for name in Contexts._fields))
+            for kind in KINDS
+        ]
+        table = pd.read_parquet(folder / TABLE)
+        words = {int(token): text for token, text in read_json(folder / VOCABULARY).items()}
+    except Exception as error:  # each library has its own ways to say so
+        raise CorruptFile(
+            "What is kept of a member's features is damaged.",
+            where=str(folder),
+            found=str(error)[:200],
+            next_step="remove the folder; it is made again when it is asked for",
+        ) from None
+    dropped = file.get_tensor("dropped") if "dropped" in names else None
+    features = torch.arange(len(table))
+    return Features(sae, found, table, Examples(features, *kinds), words, dropped)
