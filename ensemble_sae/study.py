@@ -3,6 +3,7 @@
 python -m ensemble_sae.study toy_96 --quick
 python -m ensemble_sae.study toy_96 --gpus 8
 python -m ensemble_sae.study init_study --out studies/mine --set train.lr=3e-4
+python -m ensemble_sae.study positions
 
 The same command goes on where an interrupted one stopped.
 """
@@ -19,7 +20,10 @@ from ensemble_sae.errors import UserError
 
 def main(
     name: Annotated[
-        str, typer.Argument(help="toy_96, init_study or overcomplete_tricks.", show_default=False)
+        str,
+        typer.Argument(
+            help="toy_96, init_study, overcomplete_tricks or positions.", show_default=False
+        ),
     ],
     quick: Annotated[
         bool, typer.Option("--quick", help="A smaller version: minutes on a laptop.")

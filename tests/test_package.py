@@ -21,8 +21,10 @@ REPOSITORY = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = [  # a room may import from its own level's room and from the levels below
-    {"big_sweep", "harvest", "study"},
+    {"big_sweep", "harvest", "evaluate", "interpret", "study"},
     {"studies"},
+    {"interpretation"},
+    {"evaluation", "inspection"},
     {"engine"},
     {"dispatch"},
     {"lm"},
@@ -35,7 +37,7 @@ LEVELS = [  # a room may import from its own level's room and from the levels be
     {"kernels"},
     {"signatures"},
     {"config"},
-    {"files", "randomness"},
+    {"files", "randomness", "terminal"},
     {"errors"},
 ]
 LEVEL = {room: height for height, rooms in enumerate(reversed(LEVELS)) for room in rooms}

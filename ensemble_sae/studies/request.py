@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from ensemble_sae.config.recipe import load_recipe
+from ensemble_sae.config.recipe import AnyRecipe, Recipe, load_recipe
+from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.data.location import data_dir as default_data_dir
 from ensemble_sae.engine import stores
 from ensemble_sae.engine.display import Display
@@ -18,6 +19,11 @@ from ensemble_sae.run import Layout, Run
 from ensemble_sae.sweep import Sweep, expand, load_sweep
 
 _NAMES = {"id", "name"}
+# What a study may need its rows to be, and how a recipe says that they are.
+_KINDS: dict[type[AnyRecipe], tuple[str, str]] = {
+    SyntheticRecipe: ("rows whose features are known", 'a recipe of kind = "synthetic"'),
+    Recipe: ("rows of a language model", 'a recipe with model = "..." and dataset = "..."'),
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class Request:
         settings: tuple[str, ...] = (),
         folder: str = "run",
         held_out: bool = False,
+        rows: type[AnyRecipe] = SyntheticRecipe,
     ) -> Run:
         """Train a sweep into a folder of the study, or go on with the one that is there.
 
@@ -49,6 +56,7 @@ class Request:
             axes: of the grid that the study can draw.
             settings: over the sweep's file and those of the request.
             held_out: whether the study needs held-out rows.
+            rows: the kind of recipe that the study needs.
 
         Raises:
             UserError: the study could not read what this would train; the run in the folder was
@@ -57,7 +65,7 @@ class Request:
         """
         loaded, where = load_sweep(sweep, (*self.settings, *settings), self.quick)
         data = default_data_dir(self.data_dir or self.out / "data")
-        self._check(loaded, where, data, axes, held_out)
+        self._check(loaded, where, data, axes, held_out, rows)
         return run_sweep(
             loaded,
             run=self.out / folder,
@@ -70,17 +78,26 @@ class Request:
             where=where,
         )
 
-    def _check(self, sweep: Sweep, where: str, data: Path, axes: set[str], held_out: bool) -> None:
+    def _check(
+        self,
+        sweep: Sweep,
+        where: str,
+        data: Path,
+        axes: set[str],
+        held_out: bool,
+        rows: type[AnyRecipe],
+    ) -> None:
         """Before hours of training: can the study read what comes of it?"""
         recipe = load_recipe(sweep.activations.recipe) if sweep.activations.recipe else None
-        if getattr(recipe, "kind", None) != "synthetic":
+        if not isinstance(recipe, rows):
+            needs, allowed = _KINDS[rows]
             raise UserError(
-                "This study needs rows whose features are known.",
+                f"This study needs {needs}.",
                 where="activations",
                 found=repr(sweep.activations.recipe or sweep.activations.store),
-                allowed='a recipe of kind = "synthetic"',
+                allowed=allowed,
             )
-        if held_out and getattr(recipe, "held_out", 0) == 0:
+        if held_out and recipe.held_out == 0:
             raise UserError(
                 "This study needs held-out rows.",
                 where=f"{sweep.activations.recipe}: held_out",

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_lm_run
 import typer
 from filelock import FileLock
 from pages import PAGES, ROOT, TEXTS, Block, Page
 from typer.main import get_command
 
-from ensemble_sae import big_sweep, harvest, study
+from ensemble_sae import big_sweep, evaluate, harvest, interpret, study
 from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
@@ -33,6 +34,8 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS"
 WIDTH = 512  # every built-in sweep can be expanded for rows of this width
 COMMANDS = {
     "ensemble_sae.big_sweep": big_sweep.main,
+    "ensemble_sae.evaluate": evaluate.main,
+    "ensemble_sae.interpret": interpret.main,
     "ensemble_sae.harvest": harvest.main,
     "ensemble_sae.study": study.main,
 }
@@ -42,7 +45,7 @@ texts = pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 
 @pytest.fixture(scope="session")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny store and a tiny finished run; made once, also for several workers."""
+    """A folder with a tiny store and two tiny runs; made once, also for several workers."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docs-example"
     with FileLock(f"{shared}.lock"):
@@ -74,14 +77,17 @@ def make_example(folder: Path) -> None:
         devices="cpu:1",
         threads=1,
     )
+    small_lm_run.make_run(folder / "language", small_lm_run.MEMBERS[:4])
+    (folder / "language/run").rename(folder / "runs/default")
 
 
 @pytest.fixture
 def folder(example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working folder with `data/mine`, `runs/mine` and, for the README, `runs/default`."""
+    """A working folder with `data/mine`, `runs/mine` of its rows, and a `runs/default` of the
+    embedded language model.
+    """
     shutil.copytree(example / "data", tmp_path / "data")
     shutil.copytree(example / "runs", tmp_path / "runs")
-    shutil.copytree(example / "runs/mine", tmp_path / "runs/default")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, value in ENVIRONMENT.items():
@@ -97,7 +103,9 @@ def test_blocks_run(page: Page, folder: Path) -> None:
     for block in page.blocks:
         if block.file is not None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
-        if block.not_run is not None:
+        if block.not_run is not None and block.language == "python":
+            compile(block.text, block.place, "exec")
+        elif block.not_run is not None:
             check_without_running(block)
         elif block.language == "python" and block.file is None:
             code = compile("\n" * block.line + block.text, block.page, "exec")
@@ -170,6 +178,8 @@ def check_without_running(block: Block) -> None:
                 check_gpus(options["gpus"])
         elif words[2] == "ensemble_sae.study":
             assert options["name"] in STUDIES
+        elif words[2] in ("ensemble_sae.evaluate", "ensemble_sae.interpret"):
+            assert options["run"].parts[0] == "runs"
         elif not options["from_npy"]:
             load_recipe(options["what"][0])
 
@@ -305,7 +315,7 @@ def test_the_rooms_are_as_the_code_has_them() -> None:
     order = [[name.strip("`/ ").removesuffix(".py") for name in row[0].split(",")] for row in rows]
     rank = {name: place for place, names in enumerate(order) for name in names}
     said = {name: row[1] for names, row in zip(order, rows, strict=True) for name in names}
-    free = {"errors", "files", "randomness", "__init__"}
+    free = {"errors", "files", "randomness", "terminal", "__init__"}
     found = imports()
     assert set(found) - free == set(rank)
     for part, others in found.items():
