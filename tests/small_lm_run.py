@@ -47,6 +47,7 @@ def make_run(folder: Path, members: list[dict] = MEMBERS) -> None:
     """Harvest and train: `folder/data`, `folder/run`."""
     from ensemble_sae import run_sweep
 
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "small.toml").write_text(RECIPE)
     run_sweep(
         members,

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ensemble_sae import errors
 from ensemble_sae.errors import UserError
+from ensemble_sae.errors import nearest as near_miss
 from ensemble_sae.metrics.matching import (
     FOUND,
     MAX_PAIRS,
@@ -257,9 +257,7 @@ def _links(a: Sae, b: Sae, how: How, threshold: float | None) -> tuple[Tensor, T
     """Features of `a`, those of `b`, and their cosines, by feature: each `[p]`, on the CPU."""
     _same_width(a, b)
     if how not in get_args(How):
-        raise UserError(
-            "Unknown way to match.", found=how, allowed=errors.nearest(how, get_args(How))
-        )
+        raise UserError("Unknown way to match.", found=how, allowed=near_miss(how, get_args(How)))
     one, two = a.dictionary.cpu(), b.dictionary.cpu()
     if how == "hungarian":
         _few_enough(one, two)

@@ -21,6 +21,8 @@ from ensemble_sae.terminal import left, progress, remaining
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_SHOWN = 30  # members; of more, the Pareto-best
+
 
 def execute(folder: Path, members: str | None, request: Request) -> int:
     """Evaluate and print; returns the exit code: 0, or 130 after SIGINT.
@@ -130,6 +132,14 @@ def _shown(run: Run, whole: pd.DataFrame, asked: Sequence[int] | None) -> tuple[
     return frontier, f", the {len(frontier)} Pareto-best of them"
 
 
+def _of_frontier(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """Those of Pareto-best members; all, where nobody knows which these are."""
+    if "pareto" not in run.members:
+        return rows
+    best = rows["member"].map(run.members["pareto"].to_dict()).astype(bool)
+    return rows[best] if best.any() else rows
+
+
 def _brackets(known: dict[str, float]) -> str:
     text = (
         f"cross-entropy: clean {known['ce_clean']:.4f}, mean row {known['ce_mean']:.4f}, "
@@ -147,7 +157,7 @@ def _rich(title: str, table: pd.DataFrame, run: Run) -> Table:
     subsets = table["features"].nunique() > 1
     shown = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=None)
     shown.add_column("id", justify="right")
-    shown.add_column("member")
+    shown.add_column("member", no_wrap=True)
     if subsets:
         shown.add_column("features")
         shown.add_column("kept", justify="right")

@@ -3,7 +3,7 @@ without them.
 """
 
 from ensemble_sae.inspection.editing import edited
-from ensemble_sae.inspection.features import Feature, Features
+from ensemble_sae.inspection.feature import Feature, Features
 from ensemble_sae.inspection.lens import logit_lens
 from ensemble_sae.inspection.request import features
 from ensemble_sae.inspection.tuned_lens import TunedLens

@@ -18,7 +18,7 @@ from torch import Tensor
 from ensemble_sae.errors import CorruptFile
 from ensemble_sae.files import open_tensors, read_json, write_json, write_tensors
 from ensemble_sae.inspection.examples import Contexts, Examples
-from ensemble_sae.inspection.features import Features
+from ensemble_sae.inspection.feature import Features
 from ensemble_sae.run.sae import Sae
 
 KINDS = ("top", "spread", "random")

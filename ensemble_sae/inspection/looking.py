@@ -16,7 +16,7 @@ from ensemble_sae.inspection import effects as measure
 from ensemble_sae.inspection.collecting import Collector
 from ensemble_sae.inspection.directions import directions
 from ensemble_sae.inspection.examples import Examples
-from ensemble_sae.inspection.features import Features
+from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.lens import is_written, logit_lens, stream_of
 from ensemble_sae.inspection.tuned_lens import TunedLens
 from ensemble_sae.lm.members import check_fits, joined

@@ -10,7 +10,7 @@ import torch
 
 from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.inspection import files
-from ensemble_sae.inspection.features import Features
+from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.looking import OnProgress, look, with_effects
 from ensemble_sae.inspection.tuned_lens import TunedLens
 from ensemble_sae.lm.load import load_model

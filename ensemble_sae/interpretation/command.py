@@ -15,7 +15,7 @@ from rich.table import Table
 
 from ensemble_sae.errors import UserError
 from ensemble_sae.evaluation.command import chosen as chosen_members
-from ensemble_sae.inspection.features import Features
+from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.request import Desk
 from ensemble_sae.interpretation.answers import Answers
 from ensemble_sae.interpretation.client import Client

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ensemble_sae.files import write_atomically
-from ensemble_sae.inspection.features import Features
+from ensemble_sae.inspection.feature import Features
 from ensemble_sae.interpretation.protocol import Interpretation
-from ensemble_sae.interpretation.rules import Rules, explain_by_rules
+from ensemble_sae.interpretation.rules import Rules, RuleSettings, explain_by_rules
 from ensemble_sae.interpretation.scores import Score, comparison
 
 if TYPE_CHECKING:
@@ -79,10 +79,13 @@ def _write_text(text: str, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def by_rules(features: Features, chosen: torch.Tensor) -> Rules:
+def by_rules(
+    features: Features, chosen: torch.Tensor, settings: RuleSettings | None = None
+) -> Rules:
     """Rules of some features, fitted on all fragments that are not scored."""
     words = features.vocabulary
-    return explain_by_rules(features.examples.of(chosen), lambda token: words.get(token, ""))
+    examples = features.examples.of(chosen)
+    return explain_by_rules(examples, lambda token: words.get(token, ""), settings)
 
 
 def _frame(chosen: torch.Tensor, rules: Rules) -> pd.DataFrame:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ensemble_sae import baselines
+from ensemble_sae.baselines import fit
 from ensemble_sae.data.hooks import Hook
-from ensemble_sae.inspection.features import Features
+from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.looking import OnProgress, look
 from ensemble_sae.inspection.request import Desk
 from ensemble_sae.lm.members import joined
@@ -57,7 +57,7 @@ def of_baselines(
     place = Hook.parse(hook)
     rows = _rows(desk, place)
     for name in names:
-        sae = baselines.fit(name, rows, rows.shape[1], seed=desk.recipe.seed)
+        sae = fit(name, rows, rows.shape[1], seed=desk.recipe.seed)
         inputs, own = " + ".join(place.inputs), named(name, on_progress)
         yield name, look(desk.bridge, sae, desk.text, desk.recipe, hook=inputs, on_progress=own)
 

@@ -137,7 +137,14 @@ def test_the_flags_are_all_there() -> None:
 
 @pytest.mark.parametrize(
     ("file", "mark"),
-    [("signatures.md", "matched"), ("signatures.md", "zoo"), ("training.md", "resampling")],
+    [
+        ("signatures.md", "matched"),
+        ("signatures.md", "zoo"),
+        ("training.md", "resampling"),
+        ("evaluation.md", "evaluation"),
+        ("features.md", "features"),
+        ("interpretation.md", "interpretation"),
+    ],
 )
 def test_measured_tables_have_their_place(file: str, mark: str) -> None:
     lines = Page(ROOT / "docs" / file).text.splitlines()

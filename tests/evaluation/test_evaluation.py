@@ -18,7 +18,7 @@ import torch
 from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.evaluation import Request, evaluate, files, passing, stage
 from ensemble_sae.evaluation.subsets import Subset
-from ensemble_sae.evaluation.tally import BANDS
+from ensemble_sae.evaluation.tally import BANDS, bands_of
 from ensemble_sae.files import open_tensors
 from ensemble_sae.lm.load import EMBEDDED_FOLDER
 from ensemble_sae.lm.origin import origin
@@ -175,6 +175,11 @@ def test_by_frequency(run, band, expected, member, features, quantity):
         close(found.loc[(member, features), name], value)
         seen |= {name} if not math.isnan(value) else set()
     assert len(seen) >= 3
+
+
+def test_edges_of_bands_are_of_the_more_frequent():
+    counts = torch.tensor([0, 1, 10, 100, 1000, 98_889])  # of 100,000
+    assert bands_of(counts).tolist() == [0, 1, 2, 3, 4, 4]
 
 
 def test_bos_is_left_alone(run):

@@ -129,7 +129,8 @@ def test_going_on_equals_a_whole_forward(bridges, tokens, model, hook):
 
 @pytest.mark.parametrize("model", HOOKS)
 def test_some_contexts_and_some_several_times(bridges, tokens, model):
-    bridge, hook = bridges[model], "blocks.2.hook_resid_pre"
+    """At the MLP's output, beside which the stream of each context goes on."""
+    bridge, hook = bridges[model], "blocks.2.hook_mlp_out"
     forward = Forward(bridge, tokens, [hook])
     rows = torch.tensor([2, 0, 0, 2, 1])
     given = another(forward.values[hook][rows])

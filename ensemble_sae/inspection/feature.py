@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ensemble_sae.analysis.matched import nearest
 from ensemble_sae.errors import UserError
 from ensemble_sae.inspection.examples import Contexts, Examples
 from ensemble_sae.lm.texts import visible
@@ -93,6 +94,12 @@ class Features:
     def alive(self) -> Tensor:
         """Features that were active at least once, int64."""
         return torch.from_numpy((self.table["density"] > 0).to_numpy().copy()).nonzero()[:, 0]
+
+    def nearest(self, others: Sequence[Sae] | Mapping[str, Sae] = (), k: int = 5) -> pd.DataFrame:
+        """The k nearest features of each, in this member and in others, of other layers too: see
+        `analysis.nearest`.
+        """
+        return nearest(self.sae, others, k)
 
     def __repr__(self) -> str:
         seen = f"{len(self.alive)} of {len(self)} active"
