@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ensemble_sae.errors import UserError
-from ensemble_sae.evaluation.evaluate import Progress, evaluate
+from ensemble_sae.evaluation.driver import Progress, evaluate
 from ensemble_sae.evaluation.request import Request
 from ensemble_sae.run import Run, load
 from ensemble_sae.run.evaluation import Evaluation

@@ -19,7 +19,7 @@ from ensemble_sae.lm.text import Text
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
-LOGITS = {"cpu": 2**23, "cuda": 2**28}  # numbers at a time: what a cache holds, or a GPU's memory
+LOGITS = {"cpu": 2**22, "cuda": 2**28}  # numbers at a time: what a cache holds, or a GPU's memory
 
 
 class Reference(NamedTuple):

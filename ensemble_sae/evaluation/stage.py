@@ -98,7 +98,10 @@ class Stage:
     def work(self, members: Sequence[int]) -> Work:
         """A pass over the text for some members, and for what they are measured against."""
         saes = {member: self.run.sae(member, device=self.device) for member in members}
-        hooks = {sae.config.hook: (check_fits(self.bridge, sae), sae) for sae in saes.values()}
+        one_of_each = {
+            sae.config.hook: sae for sae in saes.values()
+        }  # all are of one store's width
+        hooks = {name: (check_fits(self.bridge, sae), sae) for name, sae in one_of_each.items()}
         sources: list[Source] = []
         references = {}
         for hook, sae in hooks.values():

@@ -75,7 +75,8 @@ class Desk:
         device: str | None = None,
     ) -> None:
         self.run = run
-        self.recipe: Recipe = origin(run, model=model, dataset=dataset)
+        side = None if dataset is None else 0.0  # nothing of other text was trained on
+        self.recipe: Recipe = origin(run, model=model, dataset=dataset, held_out=side)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._asked = {"count": count, "width": width, "per_document": per_document}
         self._bridge: TransformerBridge | None = None

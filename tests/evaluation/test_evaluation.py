@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import slow
+import slow_evaluation as slow
 import torch
 
 from ensemble_sae.errors import CorruptFile, UserError
@@ -32,7 +32,7 @@ ROWS = 310  # 8 contexts; the last is not full
 COUNTED = 20_000
 KEEP = ("frequent:10", "mcs:0.3")
 ALL = Request(members=range(6), rows=ROWS, keep=KEEP)
-driver: Any = importlib.import_module("ensemble_sae.evaluation.evaluate")
+driver: Any = importlib.import_module("ensemble_sae.evaluation.driver")
 
 
 @pytest.fixture(autouse=True, scope="module")
