@@ -9,6 +9,8 @@ metrics.parquet  one row per member, on held-out rows, at the end
 truth/           per hook point: the features that synthetic rows are made of
 features/        per group: how often and how strongly each feature fires, at the end
 evaluation/      members in the place of what they reconstruct: losses of the language model
+inspected/       per member that was looked at: contexts of its features, what they promote and do
+interpreted/     explanations of features and their scores; answers of language models
 """
 
 from __future__ import annotations
