@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_sae.errors import UserError
+from ensemble_sae.terminal import end
 
 Name = Annotated[
     str | None,
@@ -84,12 +84,7 @@ def main(
         data_dir=data_dir,
         dry_run=dry_run,
     )
-    try:
-        code = execute(options)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    raise typer.Exit(code)
+    end(lambda: execute(options))
 
 
 def _settings(**options: str | None) -> list[str]:

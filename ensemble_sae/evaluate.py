@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_sae.errors import UserError
+from ensemble_sae.terminal import end
 
 
 def main(
@@ -51,12 +51,7 @@ def main(
         device=device,
         overwrite=overwrite,
     )
-    try:
-        code = execute(run, members, request)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    raise typer.Exit(code)
+    end(lambda: execute(run, members, request))
 
 
 if __name__ == "__main__":

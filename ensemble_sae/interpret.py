@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_sae.errors import UserError
+from ensemble_sae.terminal import end
 
 
 def main(
@@ -80,12 +80,7 @@ def main(
         dataset=dataset,
         device=device,
     )
-    try:
-        code = execute(run, options)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    raise typer.Exit(code)
+    end(lambda: execute(run, options))
 
 
 if __name__ == "__main__":

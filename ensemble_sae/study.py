@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble_sae.errors import UserError
+from ensemble_sae.terminal import end
 
 
 def main(
@@ -46,12 +46,8 @@ def main(
     """Run a published study: train its sweep, read it, and write a page with figures."""
     from ensemble_sae.studies.command import execute
 
-    try:
-        code = execute(name, quick, out, tuple(settings or ()), gpus, devices, threads, data_dir)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        code = error.exit_code
-    raise typer.Exit(code)
+    given = (name, quick, out, tuple(settings or ()), gpus, devices, threads, data_dir)
+    end(lambda: execute(*given))
 
 
 if __name__ == "__main__":

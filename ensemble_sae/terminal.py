@@ -1,15 +1,29 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""What commands share: how they end, and progress, a bar on a terminal and lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
+
+from ensemble_sae.errors import UserError
 
 PLAIN_S = 10.0  # between two lines where there is no terminal
 
 Show = Callable[[int, int | None, str], None]
+
+
+def end(work: Callable[[], int]) -> NoReturn:
+    """Do a command's work and exit with its code; a `UserError` is printed without a traceback."""
+    import typer
+
+    try:
+        code = work()
+    except UserError as error:
+        typer.echo(f"error: {error}", err=True)
+        code = error.exit_code
+    raise typer.Exit(code)
 
 
 @contextmanager

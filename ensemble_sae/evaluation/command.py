@@ -157,12 +157,12 @@ def _rich(title: str, table: pd.DataFrame, run: Run) -> Table:
     subsets = table["features"].nunique() > 1
     shown = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=None)
     shown.add_column("id", justify="right")
-    shown.add_column("member", no_wrap=True)
+    shown.add_column("member", overflow="fold")
     if subsets:
         shown.add_column("features")
         shown.add_column("kept", justify="right")
-    for name in ("L0", "FVU", "CE", "CE recovered", "KL", "perplexity"):
-        shown.add_column(name, justify="right")
+    for name in ("L0", "FVU", "CE", "recovered", "KL"):
+        shown.add_column(name, justify="right", no_wrap=True)
     for row in table.to_dict("records"):
         shown.add_row(*_cells(row, run, subsets))
     return shown
@@ -174,4 +174,4 @@ def _cells(row: dict[Any, Any], run: Run, subsets: bool) -> list[str]:
     if subsets:
         cells += [row["features"], str(row["kept"])]
     cells += [f"{row['l0']:.1f}", f"{row['fvu']:.4f}", f"{row['ce']:.4f}"]
-    return [*cells, f"{row['ce_recovered']:.4f}", f"{row['kl']:.4f}", f"{row['perplexity']:.1f}"]
+    return [*cells, f"{row['ce_recovered']:.4f}", f"{row['kl']:.4f}"]

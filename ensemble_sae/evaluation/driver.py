@@ -18,7 +18,7 @@ from ensemble_sae.evaluation.stage import Stage, Work, checked
 from ensemble_sae.run import Run
 from ensemble_sae.run.evaluation import Evaluation
 
-SAVED_EVERY_S = 10.0
+SAVED_EVERY_S = 2.0  # at most: a file of a few MB
 TRIED = 8  # members that are timed
 
 

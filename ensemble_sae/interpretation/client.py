@@ -90,7 +90,7 @@ class Client:
                 where=f"environment variable {self.key_variable}",
                 found="not set",
                 next_step=f"export {self.key_variable}=..., or name another variable; a server "
-                "that asks for no key needs none (`key_variable=None`)",
+                "that asks for no key needs none: --key-variable '' (in Python: key_variable=None)",
             )
         return key
 

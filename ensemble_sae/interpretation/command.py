@@ -181,8 +181,9 @@ def _print(found: Comparison, console: Console, desk: Desk) -> None:
     if found.by_models:
         console.print(_rich("Explained by language models", found.table("by_models")))
     console.print(
-        "Correlations of what an explanation foretells with what a feature does on other "
-        "fragments:\nmean over features and its 95% interval. ?: features without a score.",
+        "Correlations of what an explanation foretells with what a feature does on other\n"
+        "fragments: mean over features, 95% interval. ?: features without a score.",
+        soft_wrap=True,
         highlight=False,
     )
 

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from ensemble_sae.analysis.position_curves import (
     PositionAxes,
-    PositionCurves,
-    Traced,
     along,
     position_axes,
     traced,
 )
-from ensemble_sae.analysis.positions import PositionScores, Span, enumerated, sampled
+from ensemble_sae.analysis.positions import Span, enumerated, sampled
 from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.data.hooks import Hook
 from ensemble_sae.errors import UserError
@@ -34,6 +32,7 @@ from ensemble_sae.lm.text import Text, contexts
 from ensemble_sae.pages.page import Page
 from ensemble_sae.run import Run
 from ensemble_sae.studies import positions_page
+from ensemble_sae.studies.positions_page import Found
 from ensemble_sae.studies.request import Request
 from ensemble_sae.studies.steps import Tell, steps
 
@@ -62,15 +61,6 @@ class Source:
     span: Span
     known: Embeddings | UserError
     every: int = 1
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found of one member; `told` where the embeddings are known."""
-
-    scores: PositionScores
-    curves: PositionCurves
-    told: Traced | None
 
 
 def make(request: Request, console: Console) -> Page:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import pandas as pd
 
-from ensemble_sae.analysis.position_curves import PositionAxes
+from ensemble_sae.analysis.position_curves import PositionAxes, PositionCurves, Traced
+from ensemble_sae.analysis.positions import PositionScores
 from ensemble_sae.errors import UserError
 from ensemble_sae.lm.embeddings import Embeddings
 from ensemble_sae.pages.page import Page
 from ensemble_sae.run import Run
 from ensemble_sae.studies import positions_figures as figures
-
-if TYPE_CHECKING:
-    from ensemble_sae.studies.positions import Found
 
 SHOWN = 6  # members with a curve of their own
 ABOUT = (
@@ -75,6 +73,15 @@ ALONG = (
     "features per row. The dotted line is the end of the trained context."
 )
 NONE = "No feature of any member has a position score above its token score."
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of one member; `told` where the embeddings are known."""
+
+    scores: PositionScores
+    curves: PositionCurves
+    told: Traced | None
 
 
 def draw(
