@@ -1,5 +1,6 @@
 # make sweep     makes .venv, installs, trains the default sweep into runs/
 # make test      the same environment, runs all checks: lint, types, tests
+# make test-interop   exports loaded by SAELens, dictionary_learning and sparsify themselves
 # make bench     throughput, scaling, data path, other libraries, metrics: into benchmarks/results/
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ INSTALLED := .venv/.installed
 # Tests start hundreds of processes: these keep their bytecode, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install sweep test lint typecheck format bench clean
+.PHONY: install sweep test test-interop lint typecheck format bench clean
 
 install: $(INSTALLED)
 
@@ -23,6 +24,10 @@ sweep: install
 
 test: lint typecheck
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Makes an environment for each package under build/peers: gigabytes, once.
+test-interop: install
+	$(BIN)/python tests/interop/with_real_packages.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ from ensemble_sae.dispatch.launcher import ALLOCATOR
 sys.path.insert(0, str(Path(__file__).resolve().parent / "peers"))
 
 import compared
-from environments import Environment, NotInstalled, python_of
+from environments import ENVIRONMENTS, Environment, NotInstalled, python_of
 
 HERE = Path(__file__).resolve().parent
 SIZES = {
@@ -70,20 +70,14 @@ def _peers() -> Iterator[Peer]:
     def runner(name: str) -> Path:
         return HERE / "peers" / f"run_{name}.py"
 
+    def peer(name: str, of: str, package: str, against: tuple[str, ...], **job: str) -> Peer:
+        return Peer(name, ENVIRONMENTS[of], package, runner(of), against, job)
+
     relu = (RELU, SPARSER)
-    package = "dictionary-learning"
-    environment = Environment(
-        "dictionary_learning", (f"{package}==0.1.0", "transformers<6"), unwanted=("torchvision",)
-    )
-    yield Peer("dictionary_learning", environment, package, runner(environment.name), relu)
-    package = "sae-lens"
-    environment = Environment("saelens", (f"{package}==6.54.12", "transformer-lens<4"))
-    yield Peer("SAELens", environment, package, runner(environment.name), relu)
-    package = "eai-sparsify"
-    environment = Environment("sparsify", (f"{package}==1.3.3",))
-    for name, optimizer in (("sparsify", "signum"), ("sparsify, Adam", "adam")):
-        job = {"optimizer": optimizer}
-        yield Peer(name, environment, package, runner(environment.name), (TOPK,), job)
+    yield peer("dictionary_learning", "dictionary_learning", "dictionary-learning", relu)
+    yield peer("SAELens", "saelens", "sae-lens", relu)
+    yield peer("sparsify", "sparsify", "eai-sparsify", (TOPK,), optimizer="signum")
+    yield peer("sparsify, Adam", "sparsify", "eai-sparsify", (TOPK,), optimizer="adam")
 
 
 PEERS = tuple(_peers())

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensemble_sae.data.synthetic import SyntheticStore
     from ensemble_sae.engine.run_sweep import run_sweep
     from ensemble_sae.inspection import edited, features
+    from ensemble_sae.interop import from_dictionary_learning, from_saelens
     from ensemble_sae.run import load
     from ensemble_sae.train import FunctionalEnsemble
 
@@ -27,6 +28,8 @@ __all__ = [
     "SyntheticStore",
     "edited",
     "features",
+    "from_dictionary_learning",
+    "from_saelens",
     "histories",
     "load",
     "run_sweep",
@@ -38,6 +41,8 @@ _HOMES = {
     "FunctionalEnsemble": "ensemble_sae.train",
     "edited": "ensemble_sae.inspection",
     "features": "ensemble_sae.inspection",
+    "from_dictionary_learning": "ensemble_sae.interop",
+    "from_saelens": "ensemble_sae.interop",
     "histories": "ensemble_sae.analysis",
     "load": "ensemble_sae.run",
     "run_sweep": "ensemble_sae.engine.run_sweep",

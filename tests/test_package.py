@@ -21,10 +21,10 @@ REPOSITORY = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = [  # a room may import from its own level's room and from the levels below
-    {"big_sweep", "harvest", "evaluate", "interpret", "study"},
+    {"big_sweep", "harvest", "evaluate", "interpret", "export", "study"},
     {"studies"},
     {"interpretation"},
-    {"evaluation", "inspection"},
+    {"evaluation", "inspection", "interop"},
     {"engine"},
     {"dispatch"},
     {"lm"},

@@ -34,6 +34,20 @@ class Environment:
     unwanted: tuple[str, ...] = ()
 
 
+ENVIRONMENTS = {
+    one.name: one
+    for one in (
+        Environment(
+            "dictionary_learning",
+            ("dictionary-learning==0.1.0", "transformers<6"),
+            unwanted=("torchvision",),
+        ),
+        Environment("saelens", ("sae-lens==6.54.12", "transformer-lens<4")),
+        Environment("sparsify", ("eai-sparsify==1.3.3",)),
+    )
+}
+
+
 def python_of(wanted: Environment, say: Callable[[str], None]) -> str:
     """The interpreter of an environment, which is made where it is missing or of other versions.
 

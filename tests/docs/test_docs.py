@@ -22,7 +22,7 @@ from filelock import FileLock
 from pages import PAGES, ROOT, TEXTS, Block, Page
 from typer.main import get_command
 
-from ensemble_sae import big_sweep, evaluate, harvest, interpret, study
+from ensemble_sae import big_sweep, evaluate, export, harvest, interpret, study
 from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
@@ -35,6 +35,7 @@ WIDTH = 512  # every built-in sweep can be expanded for rows of this width
 COMMANDS = {
     "ensemble_sae.big_sweep": big_sweep.main,
     "ensemble_sae.evaluate": evaluate.main,
+    "ensemble_sae.export": export.main,
     "ensemble_sae.interpret": interpret.main,
     "ensemble_sae.harvest": harvest.main,
     "ensemble_sae.study": study.main,
@@ -178,7 +179,7 @@ def check_without_running(block: Block) -> None:
                 check_gpus(options["gpus"])
         elif words[2] == "ensemble_sae.study":
             assert options["name"] in STUDIES
-        elif words[2] in ("ensemble_sae.evaluate", "ensemble_sae.interpret"):
+        elif words[2] in ("ensemble_sae.evaluate", "ensemble_sae.interpret", "ensemble_sae.export"):
             assert options["run"].parts[0] == "runs"
         elif not options["from_npy"]:
             load_recipe(options["what"][0])

@@ -1,0 +1,7 @@
+"""Members taken elsewhere, and dictionaries of others brought here: other packages' formats."""
+
+from ensemble_sae.interop.dictionary_learning import from_dictionary_learning
+from ensemble_sae.interop.exporting import FORMATS, export
+from ensemble_sae.interop.saelens import from_saelens
+
+__all__ = ["FORMATS", "export", "from_dictionary_learning", "from_saelens"]
