@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 
-from ensemble_sae import __version__
 from ensemble_sae.interop.about import About
 from ensemble_sae.interop.kinds import kind_of
 from ensemble_sae.run.sae import Sae
@@ -28,7 +28,7 @@ def card(folded: Sae, about: About, to: str, load: str) -> str:
         f"# {about.text or 'Sparse autoencoder'}",
         "",
         f"A sparse autoencoder of {n:,} features on activations of width {d:,}, trained by "
-        f"ensemble-sae {__version__}. Rows are those of the model: centring, scaling and tying are "
+        f"ensemble-sae {version('ensemble-sae')}. Rows are those of the model: centring, scaling and tying are "
         "in the weights. A feature's code is the length of what it adds to the activations.",
         "",
         "| | |",
