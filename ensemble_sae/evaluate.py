@@ -21,9 +21,9 @@ def main(
     run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
     members: Annotated[
         str | None,
-        typer.Option(help="all, pareto, or ids as 3,8-12; default: all if it takes minutes."),
+        typer.Option(help="all, pareto, or ids as 3,8-12; default: all, or pareto if slow."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, help="Tokens of held-out text.")] = 8_192,
+    rows: Annotated[int, typer.Option(min=3, help="Tokens of held-out text.")] = 8_192,
     keep: Annotated[
         list[str] | None,
         typer.Option(help="Also with some features only: mcs:0.9 or frequent:64; repeatable."),

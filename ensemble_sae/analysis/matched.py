@@ -220,7 +220,9 @@ def match_table(
     return pd.DataFrame(found, columns=columns)
 
 
-def nearest(sae: Sae, others: Sequence[Sae] | Mapping[Any, Sae] = (), k: int = 5) -> pd.DataFrame:
+def nearest(
+    sae: Sae, others: Sae | Sequence[Sae] | Mapping[Any, Sae] = (), k: int = 5
+) -> pd.DataFrame:
     """For every feature the k nearest in this member, itself left out, and in each other member.
 
     Columns: `feature`; `member`, whose id or name; `other`, a feature of that member; `cosine`.
@@ -229,8 +231,9 @@ def nearest(sae: Sae, others: Sequence[Sae] | Mapping[Any, Sae] = (), k: int = 5
     grows with k times the features.
 
     Args:
-        others: members of the same width, or a mapping that names them, for those of several runs.
-            One whose dictionary equals that of `sae` is this member again, and left out.
+        others: a member of the same width, several, or a mapping that names them, for those of
+            several runs. One whose dictionary equals that of `sae` is this member again, and
+            left out.
 
     Raises:
         UserError: widths that differ; members of one id without names; k is not positive.
@@ -306,12 +309,13 @@ def _nearest(
     return rows, index, torch.where(best > -math.inf, best.clamp(-1, 1), best)
 
 
-def _labelled(sae: Sae, others: Sequence[Sae] | Mapping[Any, Sae]) -> list[tuple[Any, Sae]]:
+def _labelled(sae: Sae, others: Sae | Sequence[Sae] | Mapping[Any, Sae]) -> list[tuple[Any, Sae]]:
     """This member and the others, by what the table calls them."""
     if isinstance(others, Mapping):
         given = list(others.items())
     else:
-        given = [(other.config.id, other) for other in others]
+        listed = [others] if isinstance(others, Sae) else others
+        given = [(other.config.id, other) for other in listed]
     own = sae.dictionary
     rest = [(name, o) for name, o in given if not torch.equal(o.dictionary.to(own.device), own)]
     labels = [sae.config.id, *(name for name, _ in rest)]

@@ -21,8 +21,6 @@ from ensemble_sae.terminal import left, progress, remaining
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_SHOWN = 30  # members; of more, the Pareto-best
-
 
 def execute(folder: Path, members: str | None, request: Request) -> int:
     """Evaluate and print; returns the exit code: 0, or 130 after SIGINT.
@@ -130,14 +128,6 @@ def _shown(run: Run, whole: pd.DataFrame, asked: Sequence[int] | None) -> tuple[
     if len(frontier) in (0, len(whole)):
         return whole, ""
     return frontier, f", the {len(frontier)} Pareto-best of them"
-
-
-def _of_frontier(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
-    """Those of Pareto-best members; all, where nobody knows which these are."""
-    if "pareto" not in run.members:
-        return rows
-    best = rows["member"].map(run.members["pareto"].to_dict()).astype(bool)
-    return rows[best] if best.any() else rows
 
 
 def _brackets(known: dict[str, float]) -> str:

@@ -37,7 +37,10 @@ class Results:
         self.members: list[int] = []
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for name in ("table.parquet", "profiles.safetensors", PARTIAL, "settings.json"):
+            # What is unfinished and of the same settings is an overwriting that was interrupted.
+            whole = (folder / "table.parquet").is_file()
+            unfinished = () if not whole and self.begun() else (PARTIAL,)
+            for name in ("table.parquet", "profiles.safetensors", "settings.json", *unfinished):
                 (folder / name).unlink(missing_ok=True)
         self._check()
 

@@ -20,7 +20,7 @@ from ensemble_sae.evaluation.sources import ALL, ConstantSource, Label, MemberSo
 from ensemble_sae.evaluation.subsets import Subset, masks
 from ensemble_sae.evaluation.tally import Tally, bands_of
 from ensemble_sae.lm.harvest_model import fingerprint
-from ensemble_sae.lm.load import load_model
+from ensemble_sae.lm.load import checked_device, load_model
 from ensemble_sae.lm.members import check_fits, joined
 from ensemble_sae.lm.origin import origin
 from ensemble_sae.lm.text import Text, contexts, token_counts
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 COUNTED = 2**18  # tokens of training text that frequencies are counted on
 SHELF = 2**32  # bytes of members that are in memory together
+LEAST = 3  # tokens
 CLEAN = Label("clean", ALL, 0)
 
 
@@ -64,7 +65,16 @@ class Stage:
         subsets = [Subset.parse(text) for text in request.keep]
         recipe, bridge, device = load_origin(run, request)
         text = contexts(recipe, bridge, request.rows, held_out=request.dataset is None)
-        hooks = [Hook.parse(run.configurations[member].hook) for member in members]
+        if int(text.is_read.sum()) < LEAST:
+            raise UserError(
+                "There is too little text to evaluate on.",
+                where=f"dataset = {recipe.dataset!r}",
+                found=f"{int(text.is_read.sum())} tokens",
+                allowed=f"{LEAST} or more",
+                next_step="--rows, or a longer --dataset",
+            )
+        one_of_each = {run.configurations[member].hook: member for member in members}
+        hooks = [check_fits(bridge, run.sae(member)) for member in one_of_each.values()]
         points = sorted({point for hook in hooks for point in hook.measured})
         means = mean_rows(bridge, text, points)
         bands = bands_of(token_counts(recipe, bridge, COUNTED))
@@ -142,7 +152,7 @@ def load_origin(run: Run, request: Request) -> tuple[Recipe, TransformerBridge, 
         "held_out": None if request.dataset is None else 0.0,
     }
     recipe = origin(run, **given)
-    device = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(checked_device(request.device or "auto"))
     return recipe, load_model(recipe.model, device, recipe.model_dtype), device
 
 

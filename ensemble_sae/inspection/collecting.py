@@ -62,11 +62,12 @@ class Collector:
         self._active += active.sum((0, 1))
         self._sum += code.sum((0, 1), dtype=torch.float64)
         self._largest = torch.maximum(self._largest, code.amax((0, 1)))
-        strongest = code.amax(1)
-        self._top.add(first, torch.where(strongest > 0, strongest, -math.inf), code)
+        strongest, place = code.max(1)
+        self._top.add(first, torch.where(strongest > 0, strongest, -math.inf), place, code)
         # Each occurrence has a random number; those with the largest are a fair sample of all.
         draws = torch.rand(code.shape, generator=self._generator).to(code.device)
-        self._drawn.add(first, torch.where(active, draws, -math.inf).amax(1), code)
+        largest, place = torch.where(active, draws, -math.inf).max(1)
+        self._drawn.add(first, largest, place, code)
         inside = (self._pool >= first) & (self._pool < first + len(code))
         self._pooled[inside.to(code.device)] = code[(self._pool[inside] - first).to(code.device)]
 
@@ -88,34 +89,35 @@ class Collector:
     def examples(self) -> Examples:
         """What was kept, on the CPU."""
         top, spread, random = self._counts
-        features = torch.arange(len(self._active))
+        features, order = torch.arange(len(self._active)), self._even(spread)
         return Examples(
-            features, self._shown(self._top, top), self._even(spread), self._random(random)
+            features,
+            self._shown(self._top, torch.arange(top).expand(len(features), -1)),
+            self._shown(self._drawn, order),
+            self._random(random),
+            self._drawn.places.gather(1, order).cpu(),
         )
 
-    def _shown(self, kept: _Kept, count: int, order: Tensor | None = None) -> Contexts:
-        """The first `count` of what is kept, by rank or by a given order `[n, k]`."""
-        fragments, rows = kept.fragments, kept.rows
-        if order is not None:
-            fragments = fragments.gather(1, order)
-            rows = rows.gather(1, order[..., None].expand(-1, -1, rows.shape[2]))
-        fragments, rows = fragments[:, :count].cpu(), rows[:, :count].cpu()
+    def _shown(self, kept: _Kept, order: Tensor) -> Contexts:
+        """Some of what is kept: which of each feature's, in which order, `[n, k]`."""
+        order = order.to(kept.rows.device)
+        fragments = kept.fragments.gather(1, order).cpu()
+        rows = kept.rows.gather(1, order[..., None].expand(-1, -1, kept.rows.shape[2])).cpu()
         tokens = self._tokens[fragments.clamp_min(0)] * (fragments >= 0)[..., None]
         return Contexts(tokens.int(), rows, fragments)
 
-    def _even(self, count: int) -> Contexts:
-        """Of the drawn ones, evenly spaced by their largest value, from the weakest on."""
+    def _even(self, count: int) -> Tensor:
+        """Of the drawn activations, evenly spaced ones from the weakest on: places `[n, count]`."""
         kept = self._drawn
         there = kept.fragments >= 0
-        strength = kept.rows.amax(2)
-        strength = torch.where(there, strength, math.inf)  # those that are not there go last
+        drawn = kept.rows.gather(2, kept.places[..., None])[..., 0]
+        strength = torch.where(there, drawn, math.inf)  # those that are not there go last
         order = strength.argsort(dim=1, stable=True)
         have = there.sum(1, keepdim=True)
         steps = torch.arange(count, device=have.device)
         spaced = (steps * (have - 1) / max(1, count - 1)).round().long()
         places = torch.where(have > count, spaced, steps.expand_as(spaced))
-        places = places.clamp(0, order.shape[1] - 1)
-        return self._shown(kept, count, order.gather(1, places))
+        return order.gather(1, places.clamp(0, order.shape[1] - 1))
 
     def _random(self, count: int) -> Contexts:
         """Fragments of the pool, others for every feature."""
@@ -129,15 +131,23 @@ class Collector:
 
 
 class _Kept:
-    """For each of n features the k fragments with the highest rank, and its code on them."""
+    """For each of n features the k fragments with the highest rank, the token in each that has it,
+    and the feature's code on all of it.
+    """
 
     def __init__(self, n: int, k: int, width: int, device: str | torch.device) -> None:
         self.ranks = torch.full((n, k), -math.inf, device=device)
         self.fragments = torch.full((n, k), -1, device=device)
+        self.places = torch.zeros(n, k, dtype=torch.int64, device=device)
         self.rows = torch.zeros(n, k, width, device=device)
 
-    def add(self, first: int, ranks: Tensor, code: Tensor) -> None:
-        """Fragments from number `first` on: ranks `[F, n]` (-inf: not to be kept), `[F, w, n]`."""
+    def add(self, first: int, ranks: Tensor, places: Tensor, code: Tensor) -> None:
+        """Fragments from number `first` on.
+
+        Args:
+            ranks: `[F, n]`, -inf for what is not to be kept; places: whose they are, `[F, n]`.
+            code: `[F, w, n]`.
+        """
         k = self.ranks.shape[1]
         both = torch.cat([self.ranks, ranks.mT.to(self.ranks)], 1)
         self.ranks, chosen = both.topk(k)
@@ -146,8 +156,9 @@ class _Kept:
             old, self.fragments.gather(1, chosen.clamp_max(k - 1)), chosen - k + first
         )
         self.fragments[self.ranks == -math.inf] = -1
-        places = chosen.clamp_max(k - 1)[..., None].expand_as(self.rows)
-        self.rows = self.rows.gather(1, places)
+        self.places = torch.cat([self.places, places.mT], 1).gather(1, chosen)
+        kept = chosen.clamp_max(k - 1)[..., None].expand_as(self.rows)
+        self.rows = self.rows.gather(1, kept)
         feature, place = (~old & (self.fragments >= 0)).nonzero(as_tuple=True)
         self.rows[feature, place] = code[self.fragments[feature, place] - first, :, feature]
         self.rows[self.fragments < 0] = 0

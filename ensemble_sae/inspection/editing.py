@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from operator import index
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,7 +65,8 @@ def edited(
     Raises:
         UserError: an unknown hook, one of another width than the SAE, one where an edit would
             not reach the residual stream, an SAE of several points, a feature that is not there
-            or is edited twice, a value that is not finite, a negative position.
+            or is edited twice, a value that is not finite, a negative position, an argument of
+            another kind than asked for (a mask of bools is no list of features).
     """
     source, target = hook_points(sae)
     _check_hooks(bridge, sae, source, target)
@@ -99,8 +101,8 @@ class _Change:
     ) -> None:
         n = sae.config.n_dict
         plan = [(f, 0.0, 0.0) for f in _features(ablate, n, "ablate")]
-        plan += [(f, 0.0, clamp[f]) for f in _features(clamp, n, "clamp")]
-        plan += [(f, 1.0, add[f]) for f in _features(add, n, "add")]
+        plan += [(f, 0.0, value) for f, value in _values(clamp, n, "clamp")]
+        plan += [(f, 1.0, value) for f, value in _values(add, n, "add")]
         _check_plan(plan)
         self.features = [feature for feature, _, _ in plan]
         self.vectors = directions(sae, self.features)
@@ -218,7 +220,7 @@ def _check_hooks(bridge: TransformerBridge, sae: Sae, source: str, target: str) 
 
 def _features(features: Iterable[int], n: int, where: str) -> list[int]:
     """Numbers of features, each once."""
-    found = [index(f) for f in features]
+    found = _integers(features, where, "a list of features, such as [3, 17]")
     for feature in found:
         if not 0 <= feature < n:
             raise UserError(
@@ -230,17 +232,61 @@ def _features(features: Iterable[int], n: int, where: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
+def _values(given: Mapping[int, float], n: int, where: str) -> list[tuple[int, float]]:
+    """Features and the finite numbers that they are given."""
+    allowed = "a mapping of features to numbers, such as {3: 1.5}"
+    if not isinstance(given, Mapping):
+        raise _other_kind(where, given, allowed)
+    values = []
+    for feature, value in given.items():
+        number = None if isinstance(value, str | bytes) else value
+        try:
+            values.append(float(number))
+        except (TypeError, ValueError, RuntimeError):
+            raise _other_kind(where, {feature: value}, allowed) from None
+        if not math.isfinite(values[-1]):
+            raise UserError(
+                "The value for a feature is not finite.",
+                where=where,
+                found=f"feature {feature}: {value}",
+                allowed="a finite number",
+            )
+    features = [f for key in given for f in _features([key], n, where)]
+    return list(zip(features, values, strict=True))
+
+
+def _integers(values: Iterable[int], where: str, allowed: str) -> list[int]:
+    """Whole numbers as ints; a bool is none, though Python counts True as 1."""
+    try:
+        listed = list(values)
+        masks = any(
+            isinstance(v, bool) or str(getattr(v, "dtype", "")).endswith("bool") for v in listed
+        )
+        found = [] if masks else [index(v) for v in listed]
+    except (TypeError, ValueError, RuntimeError):
+        raise _other_kind(where, values, allowed) from None
+    if masks:
+        raise _other_kind(where, values, allowed, "give indices: mask.nonzero().flatten()")
+    return found
+
+
+def _other_kind(where: str, found: Any, allowed: str, next_step: str | None = None) -> UserError:
+    return UserError(
+        "This argument of an edit is not what it should be.",
+        where=f"edited({where})",
+        found=shorten(repr(found), 80),
+        allowed=allowed,
+        next_step=next_step,
+    )
+
+
 def _check_plan(plan: list[tuple[int, float, float]]) -> None:
-    """See that no feature is edited in two ways, and that values are finite."""
+    """See that no feature is edited in two ways."""
     seen = set()
-    for feature, _, value in plan:
+    for feature, _, _ in plan:
         if feature in seen:
             raise UserError(
                 "A feature is in more than one of ablate, clamp and add.", found=str(feature)
-            )
-        if not math.isfinite(value):
-            raise UserError(
-                "The value for a feature is not finite.", found=f"feature {feature}: {value}"
             )
         seen.add(feature)
 
@@ -255,21 +301,23 @@ def _basis(vectors: Tensor) -> Tensor:
 
 def _chosen(positions: slice | Sequence[int]) -> Callable[[int], bool]:
     """Whether a position is among those."""
+    allowed = "numbers from 0 on, or a slice of such, as slice(5, None)"
     if isinstance(positions, slice):
-        given = [p for p in (positions.start, positions.stop, positions.step) if p is not None]
+        parts = (positions.start, positions.stop, positions.step)
+        given = _integers([p for p in parts if p is not None], "positions", allowed)
         step = 1 if positions.step is None else positions.step
         start = positions.start or 0
         stop = math.inf if positions.stop is None else positions.stop
         wanted: set[int] = set()
     else:
-        given = [index(p) for p in positions]
+        given = _integers(positions, "positions", allowed)
         wanted, step = set(given), 1
     if any(p < 0 for p in given) or step == 0:
         raise UserError(
             "Positions are counted from the start of the context.",
             where="positions",
             found=str(positions),
-            allowed="numbers from 0 on, or a slice of such, as slice(5, None)",
+            allowed=allowed,
         )
     if isinstance(positions, slice):
         return lambda p: start <= p < stop and (p - start) % step == 0

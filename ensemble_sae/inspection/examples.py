@@ -32,17 +32,24 @@ class Examples(NamedTuple):
     Attributes:
         features: which features of the dictionary these are, ascending int64 `[F]`.
         top: the fragments with the largest activations, in falling order of their largest.
-        spread: fragments drawn evenly from all activations of a feature, from its weakest to its
-            strongest: what it fires on most of the time, which the top ones do not show.
+        spread: fragments of activations drawn from all of a feature's, evenly from the weakest to
+            the strongest: what it fires on most of the time, which the top ones do not show.
         random: fragments drawn from all of the text, whether or not a feature fires on them.
+        drawn: the token of each fragment of `spread` whose activation was drawn, int64 `[F, k]`.
     """
 
     features: Tensor
     top: Contexts
     spread: Contexts
     random: Contexts
+    drawn: Tensor | None = None
 
     def of(self, places: Tensor) -> Examples:
         """Those of some of the features, by their place in `features`: int64 `[G]`."""
-        kinds = (kind.of(places) for kind in self[1:])
-        return Examples(self.features[places], *kinds)
+        return Examples(
+            self.features[places],
+            self.top.of(places),
+            self.spread.of(places),
+            self.random.of(places),
+            None if self.drawn is None else self.drawn[places],
+        )

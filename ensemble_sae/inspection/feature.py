@@ -27,7 +27,7 @@ class Context(NamedTuple):
 
     Attributes:
         fragment: its number in the text. tokens: as text, as it is. activations: on each.
-        strongest: the place of the largest activation.
+        strongest: the place of the largest activation; of "spread", of the one that was drawn.
     """
 
     fragment: int
@@ -78,11 +78,11 @@ class Features:
         return len(self.table)
 
     def __getitem__(self, feature: int) -> Feature:
-        if not 0 <= feature < len(self):
+        if not isinstance(feature, int) or not 0 <= feature < len(self):
             raise UserError(
                 "There is no such feature.",
                 where=repr(self.sae),
-                found=str(feature),
+                found=repr(feature),
                 allowed=f"0 to {len(self) - 1}",
             )
         return Feature(self, feature)
@@ -123,8 +123,8 @@ class Feature:
         """Fragments on which it was seen.
 
         Args:
-            kind: "top", the strongest first; "spread", evenly from all that it fires on, the
-                weakest first; "random", from all of the text.
+            kind: "top", the strongest first; "spread", drawn from all of its activations, evenly
+                from the weakest to the strongest; "random", from all of the text.
         """
         if kind not in ("top", "spread", "random"):
             raise UserError("Which contexts?", found=repr(kind), allowed="top, spread, random")
@@ -137,6 +137,8 @@ class Feature:
             activations = own.activations[self.index, place]
             tokens = [words[token] for token in own.tokens[self.index, place].tolist()]
             strongest = int(activations.argmax())
+            if kind == "spread" and self.features.examples.drawn is not None:
+                strongest = int(self.features.examples.drawn[self.index, place])
             found.append(Context(fragment, tokens, activations.tolist(), strongest))
         return found
 
@@ -151,7 +153,7 @@ class Feature:
         for kind, title in (("top", "strongest"), ("spread", "from its weakest to its strongest")):
             lines.append(f"  {title}:")
             for context in self.contexts(kind)[:5]:  # type: ignore[arg-type]
-                strength = max(context.activations)
+                strength = context.activations[context.strongest]
                 lines.append(f"    {strength:8.3g}  {context.line(row['max'])}")
         return "\n".join(lines)
 

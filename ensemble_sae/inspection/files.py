@@ -1,4 +1,6 @@
-"""What was found of a member's features, on the disk: RUN/inspected/member-000017/.
+"""What was found of a member's features, on the disk: RUN/inspected/member-000017-1f0c32aa/.
+
+The last part of the name is a digest of what was asked for: another question has another folder.
 
 settings.json         which model, which text, which checkpoint
 table.parquet         a row for each feature
@@ -8,6 +10,9 @@ vocabulary.json       the texts of the tokens in them
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +21,14 @@ import torch
 from torch import Tensor
 
 from ensemble_sae.errors import CorruptFile
-from ensemble_sae.files import open_tensors, read_json, write_json, write_tensors
+from ensemble_sae.files import (
+    TEMPORARY,
+    open_tensors,
+    read_json,
+    sync_folder,
+    write_json,
+    write_tensors,
+)
 from ensemble_sae.inspection.examples import Contexts, Examples
 from ensemble_sae.inspection.feature import Features
 from ensemble_sae.run.sae import Sae
@@ -26,27 +38,33 @@ SETTINGS, TABLE = "settings.json", "table.parquet"
 EXAMPLES, VOCABULARY = "examples.safetensors", "vocabulary.json"
 
 
-def folder_of(run: Path, member: int) -> Path:
-    """Where a member's features are kept."""
-    return run / "inspected" / f"member-{member:06d}"
+def folder_of(run: Path, member: int, settings: dict[str, Any]) -> Path:
+    """Where a member's features are kept, as they were asked for with these settings."""
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+    return run / "inspected" / f"member-{member:06d}-{digest}"
 
 
 def save(features: Features, folder: Path) -> None:
-    """Write them; the settings, by which they are found again, come last."""
+    """Write them, all or nothing; what was there stays until then."""
+    final, folder = folder, folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     for kind in KINDS:
         contexts: Contexts = getattr(features.examples, kind)
         tensors |= {f"{kind}/{name}": values for name, values in contexts._asdict().items()}
-    if features.dropped is not None:
-        tensors["dropped"] = features.dropped
+    more = {"dropped": features.dropped, "drawn": features.examples.drawn}
+    tensors |= {name: tensor for name, tensor in more.items() if tensor is not None}
     write_tensors(folder / EXAMPLES, tensors)
     write_json(
         folder / VOCABULARY, {str(token): text for token, text in features.vocabulary.items()}
     )
     features.table.to_parquet(folder / TABLE)
     write_json(folder / SETTINGS, features.settings)
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(folder, final)
+    sync_folder(final.parent)
 
 
 def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Features | None:
@@ -65,10 +83,10 @@ def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Feat
     file = open_tensors(folder / EXAMPLES)
     names = set(file.keys())
     try:
-        kinds = [
+        top, spread, random = (
             Contexts(*(file.get_tensor(f"{kind}/{name}") for name in Contexts._fields))
             for kind in KINDS
-        ]
+        )
         table = pd.read_parquet(folder / TABLE)
         words = {int(token): text for token, text in read_json(folder / VOCABULARY).items()}
     except Exception as error:  # each library has its own ways to say so
@@ -78,6 +96,8 @@ def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Feat
             found=str(error)[:200],
             next_step="remove the folder; it is made again when it is asked for",
         ) from None
-    dropped = file.get_tensor("dropped") if "dropped" in names else None
-    features = torch.arange(len(table))
-    return Features(sae, found, table, Examples(features, *kinds), words, dropped)
+    dropped, drawn = (
+        file.get_tensor(name) if name in names else None for name in ("dropped", "drawn")
+    )
+    examples = Examples(torch.arange(len(table)), top, spread, random, drawn)
+    return Features(sae, found, table, examples, words, dropped)

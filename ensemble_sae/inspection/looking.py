@@ -55,6 +55,8 @@ def look(
         hook: where the autoencoder is, if it names no hook itself (a baseline).
     """
     place = check_fits(bridge, sae, hook)
+    if tuned is not None:
+        tuned.check(bridge, stream_of(place.measured[0]))
     collector = Collector(text.tokens, sae.config.n_dict, seed=recipe.seed, device=sae.device)
     size = max(1, CODES // (text.tokens.shape[1] * sae.config.n_dict))
     for start in range(0, len(text.tokens), size):

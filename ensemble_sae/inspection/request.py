@@ -6,14 +6,12 @@ import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ensemble_sae.config.recipe import Recipe
 from ensemble_sae.inspection import files
 from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.looking import OnProgress, look, with_effects
 from ensemble_sae.inspection.tuned_lens import TunedLens
-from ensemble_sae.lm.load import load_model
+from ensemble_sae.lm.load import checked_device, load_model
 from ensemble_sae.lm.origin import origin
 from ensemble_sae.lm.text import Text, fragments
 from ensemble_sae.run import Run
@@ -77,7 +75,7 @@ class Desk:
         self.run = run
         side = None if dataset is None else 0.0  # nothing of other text was trained on
         self.recipe: Recipe = origin(run, model=model, dataset=dataset, held_out=side)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = str(checked_device(device or "auto"))
         self._asked = {"count": count, "width": width, "per_document": per_document}
         self._bridge: TransformerBridge | None = None
         self._text: Text | None = None
@@ -113,8 +111,8 @@ class Desk:
     ) -> Features:
         """Features of one member; see the function."""
         sae = self.run.sae(member, device=self.device)
-        folder = files.folder_of(self.run.path, member)
         settings = self._settings(tuned)
+        folder = files.folder_of(self.run.path, member, settings)
         found = files.load(sae, folder, settings)
         if found is not None and (found.dropped is not None or not effects):
             return found

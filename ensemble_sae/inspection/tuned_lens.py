@@ -16,7 +16,7 @@ from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.files import open_tensors, write_tensors
 from ensemble_sae.inspection.lens import Effect, Head, check_written, is_stream, logit_lens
 from ensemble_sae.lm.harvest_model import fingerprint
-from ensemble_sae.lm.load import check_hooks, run_hooks
+from ensemble_sae.lm.load import EMBEDDED, EMBEDDED_FOLDER, check_hooks, run_hooks, run_with
 from ensemble_sae.randomness import permutation
 
 if TYPE_CHECKING:
@@ -53,18 +53,24 @@ class TunedLens:
     Attributes:
         model: `fingerprint` of the model it was made for.
         translators: per hook A `[d_model, d_model]` and b `[d_model]`.
+        model_name: what that model was loaded as, for people; empty if that is not known.
     """
 
     model: str
     translators: dict[str, tuple[Tensor, Tensor]]
+    model_name: str = ""
 
     @classmethod
-    def identity(cls, bridge: TransformerBridge, hooks: Sequence[str]) -> TunedLens:
+    def identity(cls, bridge: TransformerBridge, hooks: str | Sequence[str]) -> TunedLens:
         """Translators that change nothing: the logit lens, and where training starts.
+
+        Args:
+            hooks: of the residual stream; a single name is one hook.
 
         Raises:
             UserError: an unknown hook, or one whose values are not the residual stream.
         """
+        hooks = [hooks] if isinstance(hooks, str) else hooks
         check_hooks(bridge, hooks)
         for hook in hooks:
             if not is_stream(hook):
@@ -75,14 +81,14 @@ class TunedLens:
                 )
         like, d = _values(bridge), int(bridge.cfg.d_model)
         made = {hook: (like.new_zeros(d, d), like.new_zeros(d)) for hook in hooks}
-        return cls(fingerprint(bridge), made)
+        return cls(fingerprint(bridge), made, _name(bridge))
 
     @classmethod
     def train(
         cls,
         bridge: TransformerBridge,
         contexts: Tensor,
-        hooks: Sequence[str],
+        hooks: str | Sequence[str],
         *,
         keep: Tensor | None = None,
         steps: int = 250,
@@ -101,7 +107,7 @@ class TunedLens:
 
         Args:
             contexts: `[C, context]`, tokens, such as the harvest's blocks have.
-            hooks: of the residual stream, such as `blocks.2.hook_resid_pre`.
+            hooks: of the residual stream, such as `blocks.2.hook_resid_pre`; one name or several.
             keep: bool `[C, context]`, the tokens that count; all if there is none.
             steps: batches of `batch_size` contexts; the contexts are gone through in a new order
                 as often as that takes.
@@ -110,6 +116,7 @@ class TunedLens:
             UserError: an unknown hook, one that is not the residual stream, no contexts, or a
                 model whose logits are not unembed(norm(last residual stream)).
         """
+        hooks = [hooks] if isinstance(hooks, str) else hooks
         lens = cls.identity(bridge, hooks)
         if not len(contexts) or not hooks:
             raise UserError("There are no contexts, or no hooks, to train a tuned lens on.")
@@ -127,7 +134,17 @@ class TunedLens:
             adam.step()
             if on_progress is not None:
                 on_progress(Step(step + 1, steps, kl))
-        return cls(lens.model, {hook: own.pair for hook, own in learners.items()})
+        made = {hook: own.pair for hook, own in learners.items()}
+        return cls(lens.model, made, lens.model_name)
+
+    def check(self, bridge: TransformerBridge, hook: str) -> None:
+        """See, before a long pass, that `logit_lens` can be asked for this model and hook.
+
+        Raises:
+            UserError: another model, or a hook that this lens has no translator for.
+        """
+        self._check_model(bridge)
+        self._of(hook)
 
     def translate(self, hook: str, rows: Tensor) -> Tensor:
         """h + A h + b of residual streams `[..., d_model]`.
@@ -163,7 +180,7 @@ class TunedLens:
         Raises:
             UserError: as `logits` and `lens.logit_lens`.
         """
-        self._check_model(bridge)
+        self.check(bridge, hook)
         check_written(bridge, directions, None)
         matrix, _ = self._of(hook)
         rows = directions.to(matrix)
@@ -196,7 +213,8 @@ class TunedLens:
         }
         hooks = json.dumps(list(self.translators))
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(Path(path), tensors, {"kind": _KIND, "model": self.model, "hooks": hooks})
+        about = {"model": self.model, "model_name": self.model_name, "hooks": hooks}
+        write_tensors(Path(path), tensors, {"kind": _KIND, **about})
 
     @classmethod
     def load(cls, path: str | Path, bridge: TransformerBridge) -> TunedLens:
@@ -225,7 +243,8 @@ class TunedLens:
                     found=f"translators of width {len(matrix)}",
                     allowed=f"the model's residual stream, {width}",
                 )
-        lens = cls(about["model"], {h: (a.to(like), b.to(like)) for h, (a, b) in made.items()})
+        placed = {h: (a.to(like), b.to(like)) for h, (a, b) in made.items()}
+        lens = cls(about["model"], placed, about.get("model_name", ""))
         lens._check_model(bridge, str(path))
         return lens
 
@@ -243,8 +262,9 @@ class TunedLens:
             raise UserError(
                 "This tuned lens was made for another model.",
                 where=where,
-                found=f"a model with fingerprint {other}",
-                allowed=f"fingerprint {self.model}: the same weights in the same dtype",
+                found=f"{_name(bridge)}, fingerprint {other}",
+                allowed=f"{self.model_name or 'the model it was made for'}, fingerprint "
+                f"{self.model}: the same weights in the same dtype",
                 next_step="train one for this model: TunedLens.train(bridge, contexts, hooks)",
             )
 
@@ -257,6 +277,12 @@ def _values(bridge: TransformerBridge) -> Tensor:
 
 def _last(bridge: TransformerBridge) -> str:
     return f"blocks.{bridge.cfg.n_layers - 1}.hook_resid_post"
+
+
+def _name(bridge: TransformerBridge) -> str:
+    """What a model was loaded as."""
+    name = str(bridge.cfg.model_name)
+    return EMBEDDED if name == str(EMBEDDED_FOLDER) else name
 
 
 def _translated(rows: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
@@ -329,7 +355,7 @@ def _check_head(bridge: TransformerBridge, head: Head, context: Tensor) -> None:
     """See that the model's logits are those of its final norm and its unembedding."""
     last = _last(bridge)
     found = head.logits(run_hooks(bridge, context.long(), [last])[last])
-    expected = bridge(context.long().to(bridge.cfg.device), return_type="logits")
+    expected = run_with(bridge, context.long(), [], "logits")
     away = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not away < 0.02:  # bfloat16 rounds at 0.004
         raise UserError(

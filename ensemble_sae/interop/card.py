@@ -28,8 +28,9 @@ def card(folded: Sae, about: About, to: str, load: str) -> str:
         f"# {about.text or 'Sparse autoencoder'}",
         "",
         f"A sparse autoencoder of {n:,} features on activations of width {d:,}, trained by "
-        f"ensemble-sae {version('ensemble-sae')}. Rows are those of the model: centring, scaling and tying are "
-        "in the weights. A feature's code is the length of what it adds to the activations.",
+        f"ensemble-sae {version('ensemble-sae')}. Rows are those of the model: centring, scaling "
+        "and tying are in the weights. A feature's code is the length of what it adds to the "
+        "activations.",
         "",
         "| | |",
         "|---|---|",

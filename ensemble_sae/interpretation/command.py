@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "interpreted"
+LEAST = 40  # fragments: 20 with the largest activations, 20 at random
 
 
 @dataclass(frozen=True)
@@ -83,21 +84,24 @@ def execute(folder: Path, options: Options) -> int:
         options.dataset,
         options.device,
     )
-    found = Comparison()
+    found, settings = Comparison(), {}
     seen: dict[str, tuple[Features, Any]] = {}
     try:
         with progress("loading the model") as show:
             for name, features in _subjects(desk, members, sorted(hooks), options, show):
+                settings = _settings(features, options)
+                _check_enough(features)
                 places = sample(features, options.features, desk.recipe.seed)
                 found.add(name, features, places, by_rules(features, places))
                 seen[name] = features, places
+        found.write(run.path / FOLDER, settings)
         if client is not None and protocol is not None:
             _ask(seen, found, client, protocol, options, console, run.path)
     except KeyboardInterrupt:
-        console.print("Interrupted. What was found of members and what was answered is kept.")
+        console.print("Interrupted. The features of members and what was answered are kept.")
         return 130
-    found.write(run.path / FOLDER)
-    _print(found, console, desk)
+    found.write(run.path / FOLDER, settings)
+    _print(found, console, settings)
     console.print(f"Every feature that was scored: {run.path / FOLDER}", highlight=False)
     return 0
 
@@ -174,9 +178,30 @@ def _agreed(client: Client, console: Console) -> bool:
     return console.input(f"Send this to {client.address}? \\[y/N] ").strip().lower() in ("y", "yes")
 
 
-def _print(found: Comparison, console: Console, desk: Desk) -> None:
-    fragments, width = desk.text.tokens.shape
-    about = f"{fragments:,} fragments of {width} tokens"
+def _settings(features: Features, options: Options) -> dict[str, Any]:
+    """Of what text the scores are."""
+    about = ("model", "dataset", "seed", "fragments", "width")
+    return {name: features.settings[name] for name in about} | {"features": options.features}
+
+
+def _check_enough(features: Features) -> None:
+    """See that there are fragments to explain and to score.
+
+    Raises:
+        UserError: the text gives too few.
+    """
+    found = features.settings["fragments"]
+    if found < LEAST:
+        raise UserError(
+            "The text gives too few fragments to explain features and to score explanations.",
+            found=f"{found} fragments of {features.settings['width']} tokens",
+            allowed=f"{LEAST} or more",
+            next_step="more text, a smaller --width, or a larger --per-document",
+        )
+
+
+def _print(found: Comparison, console: Console, settings: dict[str, Any]) -> None:
+    about = f"{settings['fragments']:,} fragments of {settings['width']} tokens"
     console.print(_rich(f"Explained by rules ({about})", found.table("by_rules")))
     if found.by_models:
         console.print(_rich("Explained by language models", found.table("by_models")))

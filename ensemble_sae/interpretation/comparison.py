@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ensemble_sae.files import write_atomically
+from ensemble_sae.files import write_atomically, write_json
 from ensemble_sae.inspection.feature import Features
 from ensemble_sae.interpretation.protocol import Interpretation
 from ensemble_sae.interpretation.rules import Rules, RuleSettings, explain_by_rules
@@ -60,19 +61,33 @@ class Comparison:
         about.columns = pd.MultiIndex.from_tuples([("dictionary", c) for c in about.columns])
         return about.join(comparison(scores))
 
-    def write(self, folder: Path) -> None:
-        """`comparison.json` and, per dictionary, `NAME.parquet`: each whole or not at all."""
+    def write(self, folder: Path, settings: dict[str, Any]) -> None:
+        """`settings.json`, `by_rules.json`, `by_models.json` and, per dictionary, `NAME.parquet`:
+        each whole or not at all. What is there of an earlier comparison goes; answers stay.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        written = {"settings.json"}
+        write_json(folder / "settings.json", settings)
         for name, frame in self.frames.items():
-            file = folder / f"{name.partition(':')[0]}.parquet"
+            file = folder / f"{_file_name(name)}.parquet"
             write_atomically(file, frame.to_parquet)
+            written.add(file.name)
         for which in ("by_rules", "by_models"):
             if getattr(self, which):
+                written.add(f"{which}.json")
                 table = self.table(which)
                 table.columns = [" ".join(column) for column in table.columns]
                 path = folder / f"{which}.json"
                 text = table.to_json(orient="index", indent=1, double_precision=6)
                 write_atomically(path, partial(_write_text, text))
+        for old in (*folder.glob("*.parquet"), *folder.glob("*.json")):
+            if old.name not in written:
+                old.unlink()
+
+
+def _file_name(name: str) -> str:
+    """A member's id, or a baseline's name, as a file may be called."""
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name.partition(":")[0]).strip("-")
 
 
 def _write_text(text: str, path: Path) -> None:

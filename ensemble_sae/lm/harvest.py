@@ -68,11 +68,8 @@ def harvest(
         return done
     from ensemble_sae.lm.load import check_hooks, load_model
 
-    device = recipe.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     local = folder_fingerprint(recipe.model)  # before the weights are read: of these or older ones
-    bridge = load_model(recipe.model, device, recipe.model_dtype)
+    bridge = load_model(recipe.model, recipe.device, recipe.model_dtype)
     check_hooks(bridge, recipe.hooks)
     paths = _paths(recipe, data_dir)
     d = hook_widths(bridge, recipe.hooks, recipe.context)

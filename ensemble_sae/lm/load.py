@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import logging
 import os
 import re
 import warnings
@@ -49,7 +50,7 @@ def load_model(
         UserError: no such folder, not a model folder, a name that cannot be fetched, damaged
             files, or a device that is not there.
     """
-    target = _checked_device(device)
+    target = checked_device(device)
     source = str(EMBEDDED_FOLDER) if name == EMBEDDED else _checked_source(name)
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
@@ -64,13 +65,19 @@ def load_model(
     return bridge.eval()
 
 
-def _checked_device(device: str | torch.device) -> torch.device:
-    """Parse a device and see that it is there."""
+def checked_device(device: str | torch.device) -> torch.device:
+    """Parse a device for a language model and see that it is there; "auto": a GPU if there is one.
+
+    Raises:
+        UserError: it is not; those that are there are listed.
+    """
+    count = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if count else "cpu"
     try:
         target = torch.device(device)
     except RuntimeError:
         target = None
-    count = torch.cuda.device_count()
     if target is None or (target.type == "cuda" and (target.index or 0) >= count):
         raise UserError(
             "The device for the language model is not there.",
@@ -228,12 +235,13 @@ def run_with(
     """
     given: list[Any] = list(hooks)
     try:
-        return bridge.run_with_hooks(
-            tokens.to(bridge.cfg.device),
-            return_type=return_type,
-            fwd_hooks=given,
-            use_cache=False,  # of keys and values: there is no next token
-        )
+        with _no_padding():
+            return bridge.run_with_hooks(
+                tokens.to(bridge.cfg.device),
+                return_type=return_type,
+                fwd_hooks=given,
+                use_cache=False,  # of keys and values: there is no next token
+            )
     except ValueError as error:
         if not str(error).startswith("Cannot add hook"):
             raise
@@ -255,6 +263,24 @@ def _keep(name: str, seen: dict[str, Tensor], wanted: int) -> Callable[..., None
             raise _AllSeen
 
     return keep
+
+
+@contextlib.contextmanager
+def _no_padding() -> Iterator[None]:
+    """Hush the advice to mask padding: contexts begin with BOS, which many models pad with."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    advice = _Advice()  # one for each forward: forwards of several threads do not meet
+    logger.addFilter(advice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(advice)
+
+
+class _Advice(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a line of the log is passed on."""
+        return "passing in an `attention_mask`" not in str(record.msg)
 
 
 @contextlib.contextmanager

@@ -47,8 +47,9 @@ def contexts(recipe: Recipe, bridge: Any, rows: int, *, held_out: bool = True) -
         held_out: documents that no member was trained on, or those of the training.
 
     Raises:
-        UserError: there is no text on this side.
+        UserError: there is no text on this side, or fewer than two rows are asked for.
     """
+    _at_least(2, rows, "contexts(rows)", "BOS and a token")
     tokenise, bos = tokeniser(bridge)
     packer = Packer(recipe.context, bos, False, rows, held_out)
     for document, tokens in _tokenised(recipe, tokenise, held_out):
@@ -57,11 +58,7 @@ def contexts(recipe: Recipe, bridge: Any, rows: int, *, held_out: bool = True) -
             break
     packer.finish()
     if not packer.contexts:
-        raise UserError(
-            "There is no held-out text." if held_out else "There is no text.",
-            where=f"dataset = {recipe.dataset!r}, held_out = {recipe.held_out:g}",
-            next_step="--dataset FILES gives text that members were not trained on",
-        )
+        raise _no_text(recipe, held_out)
     block = packer.take(packer.contexts)
     is_read = block.keep & (block.tokens != bos) if recipe.drop_bos else block.keep
     return Text(block.tokens.long(), block.documents.long(), block.keep, is_read)
@@ -79,11 +76,15 @@ def fragments(
 
     Args:
         count: fragments wanted; fewer if the documents do not give them.
+        width: tokens of each, BOS among them: 2 at least.
         per_document: at most so many of one document, which do not overlap.
 
     Raises:
-        UserError: no document is that long.
+        UserError: no document is that long, or a number is too small.
     """
+    _at_least(1, count, "fragments(count)")
+    _at_least(2, width, "fragments(width)", "BOS and a token")
+    _at_least(1, per_document, "fragments(per_document)")
     tokenise, bos = tokeniser(bridge)
     body = width - 1
     rounds: list[list[tuple[int, Tensor]]] = [[] for _ in range(per_document)]
@@ -119,6 +120,31 @@ def token_counts(recipe: Recipe, bridge: Any, rows: int) -> Tensor:
         if counts.sum() >= rows:
             break
     return counts
+
+
+def _at_least(least: int, found: int, where: str, why: str = "") -> None:
+    if found < least:
+        raise UserError(
+            "This number is too small.",
+            where=where,
+            found=str(found),
+            allowed=f"{least} or more" + (f": {why}" if why else ""),
+        )
+
+
+def _no_text(recipe: Recipe, held_out: bool) -> UserError:
+    if held_out:
+        return UserError(
+            "There is no held-out text.",
+            where=f"dataset = {recipe.dataset!r}, held_out = {recipe.held_out:g}",
+            next_step="--dataset FILES gives text that members were not trained on",
+        )
+    return UserError(
+        "There is no text in the files that were read.",
+        where=f"dataset = {recipe.dataset!r}",
+        found="only empty documents",
+        allowed="documents with text in them",
+    )
 
 
 def _tokenised(

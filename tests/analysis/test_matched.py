@@ -253,6 +253,8 @@ def test_this_member_among_the_others_is_left_out_and_names_tell_runs_apart() ->
     assert named["member"].tolist() == [1, 1, "seed 1", "seed 1"] * 4
     with pytest.raises(UserError, match="number of features"):
         nearest(sae, k=0)
+    one = sae_of(rows(4, D, 1), 2)
+    assert nearest(sae, one).equals(nearest(sae, [one]))
 
 
 # --- a run

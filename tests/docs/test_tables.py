@@ -143,6 +143,7 @@ def test_the_flags_are_all_there() -> None:
         ("training.md", "resampling"),
         ("evaluation.md", "evaluation"),
         ("features.md", "features"),
+        ("features.md", "lenses"),
         ("interpretation.md", "interpretation"),
     ],
 )

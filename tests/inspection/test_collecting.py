@@ -70,13 +70,25 @@ def test_other_examples_are_fragments_as_they_are(seen) -> None:
 
 
 def test_spread_goes_from_weak_to_strong_and_shows_only_where_it_fires(seen) -> None:
-    spread = collected(seen, 32, spread=6).examples().spread
+    examples = collected(seen, 32, spread=6).examples()
+    spread, drawn = examples.spread, examples.drawn
     for feature in (0, 1, 2):
-        strength = spread.activations[feature].amax(1)
+        strength = spread.activations[feature].gather(1, drawn[feature, :, None])[:, 0]
         assert (spread.fragments[feature] >= 0).all()
         assert (strength > 0).all()
         assert (strength.diff() >= 0).all()
     assert (spread.fragments[4] == -1).all()
+
+
+def test_spread_shows_weak_activations_beside_strong_ones() -> None:
+    """Nearly all activations are weak, but every fragment has a strong one, too."""
+    code = torch.full((400, 16, 1), 0.1)
+    code[:, 5, 0] = 10.0
+    collector = Collector(torch.ones(400, 16), 1, spread=10)
+    collector.add(0, code, torch.ones(400, 16, dtype=torch.bool))
+    examples = collector.examples()
+    drawn = examples.spread.activations[0].gather(1, examples.drawn[0, :, None])[:, 0]
+    assert (drawn == 0.1).sum() >= 7
 
 
 def test_spread_is_a_fair_sample_of_all_occurrences() -> None:

@@ -219,6 +219,17 @@ def test_a_transcoder_is_read_at_one_point_and_edits_the_other(bridge, model, to
         assert_close(bridge(tokens), expected)
 
 
+def test_indices_may_be_of_a_tensor_or_an_array(bridge, tokens):
+    sae, found = sae_of(), []
+    tensors = {"ablate": torch.tensor([1, 4]), "clamp": {torch.tensor(2): torch.tensor(3.5)}}
+    arrays = {"ablate": np.array([1, 4]), "clamp": {np.int64(2): np.float64(3.5)}}
+    for edit in (EDIT, tensors, arrays):
+        with edited(bridge, sae, **{**EDIT, **edit}, positions=torch.tensor([0, 3])):
+            found.append(run_hooks(bridge, tokens, [HOOK])[HOOK])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 # --- generation
 
 
@@ -312,6 +323,20 @@ def test_an_edit_outlives_the_clearing_of_other_hooks(bridge, tokens):
         (sae_of(), {"project_out": [99]}, r"no such feature[\s\S]*project_out"),
         (sae_of(), {"ablate": [3], "clamp": {3: 1.0}}, r"more than one of[\s\S]*3"),
         (sae_of(), {"clamp": {3: float("nan")}}, r"not finite[\s\S]*feature 3"),
+        (sae_of(), {"ablate": [True, False]}, r"edited\(ablate\)[\s\S]*True[\s\S]*give indices"),
+        (sae_of(), {"ablate": torch.arange(N) > 3}, r"edited\(ablate\)[\s\S]*give indices"),
+        (sae_of(), {"ablate": np.arange(N) > 3}, r"edited\(ablate\)[\s\S]*give indices"),
+        (sae_of(), {"project_out": [True]}, r"edited\(project_out\)[\s\S]*give indices"),
+        (sae_of(), {"add": {True: 1.0}}, r"edited\(add\)[\s\S]*give indices"),
+        (sae_of(), {"positions": [True, False]}, r"edited\(positions\)[\s\S]*give indices"),
+        (sae_of(), {"ablate": 3}, r"edited\(ablate\)[\s\S]*found: +3[\s\S]*a list of features"),
+        (sae_of(), {"ablate": torch.tensor(3)}, r"edited\(ablate\)[\s\S]*a list of features"),
+        (sae_of(), {"ablate": [1.5]}, r"edited\(ablate\)[\s\S]*1\.5[\s\S]*a list of features"),
+        (sae_of(), {"clamp": [3]}, r"edited\(clamp\)[\s\S]*\[3\][\s\S]*a mapping"),
+        (sae_of(), {"clamp": {1: "a"}}, r"edited\(clamp\)[\s\S]*\{1: 'a'\}[\s\S]*a mapping"),
+        (sae_of(), {"add": {1: None}}, r"edited\(add\)[\s\S]*None[\s\S]*a mapping"),
+        (sae_of(), {"positions": 3}, r"edited\(positions\)[\s\S]*3[\s\S]*numbers from 0 on"),
+        (sae_of(), {"positions": slice("a")}, r"edited\(positions\)[\s\S]*numbers from 0 on"),
         (sae_of(), {"positions": [-1]}, "start of the context"),
         (sae_of(), {"positions": slice(-3, None)}, "start of the context"),
         (sae_of(d=64), {}, r"member 5: blocks\.2\.hook_resid_pre[\s\S]*64 values[\s\S]*128 values"),

@@ -10,7 +10,6 @@ import torch
 import ensemble_sae
 from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.inspection import request
-from ensemble_sae.inspection.files import folder_of
 from ensemble_sae.inspection.tuned_lens import TunedLens
 
 SMALL = {"count": 60, "width": 16}
@@ -87,7 +86,7 @@ def test_members_of_several_points(folder: Path) -> None:
 def test_what_is_kept_may_be_damaged(folder: Path) -> None:
     run = ensemble_sae.load(folder)
     ensemble_sae.features(run, 0, **SMALL)
-    (folder_of(folder, 0) / "table.parquet").write_bytes(b"nothing")
+    (next(folder.glob("inspected/member-000000-*")) / "table.parquet").write_bytes(b"nothing")
     with pytest.raises(CorruptFile, match="made again"):
         ensemble_sae.features(run, 0, **SMALL)
 

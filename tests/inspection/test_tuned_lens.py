@@ -124,6 +124,13 @@ def test_training_follows_the_seed_and_the_kept_tokens(bridge, text):
     assert not torch.equal(matrices[0], matrices[3])
 
 
+def test_one_hook_by_its_name(bridge, text):
+    given = {"steps": 1, "batch_size": 2}
+    one, listed = (TunedLens.train(bridge, text[0], h, **given) for h in (LATE, [LATE]))
+    assert list(one.translators) == list(TunedLens.identity(bridge, LATE).translators) == [LATE]
+    assert torch.equal(one.translators[LATE][0], listed.translators[LATE][0])
+
+
 def test_orders_of_all_contexts_one_after_the_other():
     batches = list(module._batches(5, 2, 5, seed=0))
     order = torch.cat(batches).tolist()
@@ -164,6 +171,7 @@ def test_saved_and_loaded(bridge, trained, tmp_path):
     loaded = TunedLens.load(path, bridge)
     assert list(loaded.translators) == HOOKS
     assert loaded.model == trained[0].model
+    assert loaded.model_name == trained[0].model_name == "embedded"
     for hook in HOOKS:
         for one, other in zip(loaded.translators[hook], trained[0].translators[hook], strict=True):
             assert torch.equal(one, other)
@@ -234,6 +242,16 @@ def test_wrong_use(bridge, trained):
     other = TunedLens("0123", trained[0].translators)
     with pytest.raises(UserError, match="another model"):
         other.logits(bridge, EARLY, torch.zeros(1, 128))
+
+
+def test_what_can_be_asked_before_a_long_pass(bridge, trained):
+    lens = trained[0]
+    lens.check(bridge, EARLY)
+    with pytest.raises(UserError, match=r"no translator[\s\S]*blocks\.2[\s\S]*blocks\.1"):
+        lens.check(bridge, "blocks.2.hook_resid_pre")
+    says = r"another model[\s\S]*found: +embedded, [\s\S]*allowed: +gpt2, fingerprint 0123"
+    with pytest.raises(UserError, match=says):
+        TunedLens("0123", lens.translators, "gpt2").check(bridge, EARLY)
 
 
 def test_a_model_with_another_end_is_refused(bridge, text, monkeypatch):

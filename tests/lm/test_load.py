@@ -1,5 +1,6 @@
 """Loading, hooks, and the forward pass that ends at the last of them."""
 
+import logging
 import subprocess
 import sys
 
@@ -7,7 +8,15 @@ import pytest
 import torch
 
 from ensemble_sae.errors import UserError
-from ensemble_sae.lm.load import EMBEDDED_FOLDER, check_hooks, hook_names, load_model, run_hooks
+from ensemble_sae.lm.load import (
+    EMBEDDED_FOLDER,
+    check_hooks,
+    checked_device,
+    hook_names,
+    load_model,
+    run_hooks,
+    run_with,
+)
 
 HOOKS = ["blocks.2.hook_resid_pre", "blocks.1.hook_mlp_out"]
 
@@ -159,6 +168,31 @@ def test_damaged_folder(tmp_path):
 def test_no_such_device(device):
     with pytest.raises(UserError, match=r"device[\s\S]*cpu"):
         load_model("embedded", device=device)
+
+
+def test_devices_that_are_there():
+    assert checked_device("cpu") == checked_device(torch.device("cpu")) == torch.device("cpu")
+    with pytest.raises(UserError, match=r"cuda:99[\s\S]*cpu"):
+        checked_device("cuda:99")
+
+
+def test_a_context_that_begins_with_bos_is_not_called_padded(bridge, tokens):
+    logger, lines = logging.getLogger("transformers.modeling_utils"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger.addHandler(handler)
+    before = list(logger.filters)
+    try:
+        type(logger).warning_once.cache_clear()
+        run_hooks(bridge, tokens, HOOKS)
+        run_with(bridge, tokens, [])
+        assert lines == []
+        type(logger).warning_once.cache_clear()
+        bridge(tokens)  # whoever asks transformers hears it
+        assert "attention_mask" in lines[0]
+    finally:
+        logger.removeHandler(handler)
+    assert logger.filters == before
 
 
 def test_import_is_light():

@@ -112,6 +112,21 @@ def test_all_of_a_text_that_nothing_was_trained_on(bridge, tmp_path):
     assert found.tokens.tolist() == packed(tokens_of(bridge, given, None), 32, 10_000)[0]
 
 
+def test_a_data_set_without_text_is_no_matter_of_held_out_text(bridge, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    with pytest.raises(UserError, match=r"no text[\s\S]*empty\.txt[\s\S]*empty doc") as told:
+        contexts(recipe(tmp_path / "empty.txt", held_out=0.0), bridge, 100, held_out=False)
+    assert "--dataset" not in str(told.value)
+
+
+def test_numbers_that_are_too_small(bridge, folder):
+    with pytest.raises(UserError, match=r"rows[\s\S]*found: +1\n[\s\S]*2 or more"):
+        contexts(recipe(folder), bridge, 1)
+    for name, found, least in (("width", 1, 2), ("count", 0, 1), ("per_document", 0, 1)):
+        with pytest.raises(UserError, match=rf"{name}[\s\S]*: +{found}\n[\s\S]*{least} or more"):
+            fragments(recipe(folder), bridge, **{"count": 3, name: found})
+
+
 def test_token_counts_are_those_of_the_training_text(bridge, folder):
     given = recipe(folder)
     ids = [ids for _, ids in tokens_of(bridge, given, False)]
