@@ -8,9 +8,9 @@ evaluation/profiles.safetensors   the same by position and by frequency of the t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from ensemble_sae.errors import CorruptFile, UserError
+from ensemble_sae.errors import CorruptFile, UserError, nearest
 from ensemble_sae.files import open_tensors, read_json
 
 if TYPE_CHECKING:
@@ -67,6 +67,12 @@ class Evaluation:
     def _profile(self, quantity: str, axis: str) -> pd.DataFrame:
         import pandas as pd
 
+        if quantity not in get_args(Quantity):
+            raise UserError(
+                "Evaluations have no such quantity by position or frequency.",
+                found=repr(quantity),
+                allowed=nearest(quantity, get_args(Quantity)),
+            )
         file = open_tensors(self._folder / "profiles.safetensors")
         values = file.get_tensor(f"{quantity}/{axis}").numpy()[: len(self.table)]
         columns = self.settings["bands"] if axis == "frequency" else list(range(values.shape[1]))

@@ -524,6 +524,12 @@ def test_only_one_at_a_time(folder):
         evaluate(load(folder), Request(members=[0], rows=70))
 
 
+def test_a_quantity_that_is_not_measured(run):
+    with pytest.raises(UserError, match="no such quantity") as caught:
+        run.evaluation.by_position("loss")
+    assert "fvu" in str(caught.value.allowed)
+
+
 def test_before_it_is_evaluated(folder):
     with pytest.raises(UserError, match=r"not evaluated[\s\S]*ensemble_sae\.evaluate"):
         _ = load(folder).evaluation
