@@ -17,7 +17,7 @@ from ensemble_sae.errors import UserError
 from ensemble_sae.evaluation.passing import Pass, Reference, mean_rows
 from ensemble_sae.evaluation.request import Request
 from ensemble_sae.evaluation.sources import ALL, ConstantSource, Label, MemberSource, Source
-from ensemble_sae.evaluation.subsets import Subset, masks
+from ensemble_sae.evaluation.subsets import Subset, beside, masks
 from ensemble_sae.evaluation.tally import Tally, bands_of
 from ensemble_sae.lm.harvest_model import fingerprint
 from ensemble_sae.lm.load import checked_device, load_model
@@ -118,9 +118,10 @@ class Stage:
             mean = joined(hook.measured, self.means)
             references[hook.name] = Reference(mean, sae.target_units)
             sources += _beside(hook, mean)
+        neighbours = beside(self.run) if self.subsets else {}
         for member, sae in saes.items():
             hook, _ = hooks[sae.config.hook]
-            chosen = masks(self.run, member, sae, self.subsets)
+            chosen = masks(self.run, member, sae, self.subsets, neighbours)
             sources.append(MemberSource(str(member), sae, hook, chosen))
         labels = [CLEAN, *(label for source in sources for label in source.labels)]
         names = ["", *(source.hook.name for source in sources for _ in source.labels)]

@@ -50,15 +50,31 @@ class Subset:
         return f"{self.kind}:{str(self.number).removesuffix('.0')}"
 
 
-def masks(run: Run, member: int, sae: Sae, subsets: Sequence[Subset]) -> dict[str, Tensor]:
+def beside(run: Run) -> dict[int, int]:
+    """The neighbour that each member's features are looked for in: the next larger dictionary, or
+    else the first of other seeds; members without one are not in it.
+    """
+    found: dict[int, int] = {}
+    for kind in ("larger", "seed"):
+        for member, other in pairs(run, kind):
+            found.setdefault(member, other)
+    return found
+
+
+def masks(
+    run: Run, member: int, sae: Sae, subsets: Sequence[Subset], neighbours: dict[int, int]
+) -> dict[str, Tensor]:
     """Which features each subset leaves of a member, bool `[n]`; those that it has none of.
 
     A member without a neighbour has no `mcs`, one whose features were not counted no `frequent`.
+
+    Args:
+        neighbours: as `beside` gives them, found once for all members.
     """
     found: dict[str, Tensor] = {}
     for subset in subsets:
         if subset.kind == "mcs":
-            mask = _shared(run, member, sae, subset.number)
+            mask = _shared(run, sae, neighbours.get(member), subset.number)
         else:
             mask = _frequent(run, member, int(subset.number))
         if mask is not None:
@@ -66,13 +82,10 @@ def masks(run: Run, member: int, sae: Sae, subsets: Sequence[Subset]) -> dict[st
     return found
 
 
-def _shared(run: Run, member: int, sae: Sae, threshold: float) -> Tensor | None:
-    for kind in ("larger", "seed"):
-        others = dict(reversed(list(pairs(run, kind))))  # the first of several seeds
-        if member in others:
-            other = run.sae(others[member], device=str(sae.device))
-            return mcs(sae.dictionary, other.dictionary) > threshold
-    return None
+def _shared(run: Run, sae: Sae, other: int | None, threshold: float) -> Tensor | None:
+    if other is None:
+        return None
+    return mcs(sae.dictionary, run.sae(other, device=str(sae.device)).dictionary) > threshold
 
 
 def _frequent(run: Run, member: int, count: int) -> Tensor | None:
