@@ -34,9 +34,7 @@ def main(
         int, typer.Option(min=1, help="Fragments per document, where documents are few.")
     ] = 8,
     baselines: Annotated[bool, typer.Option(help="Also neuron basis, random, PCA and ICA.")] = True,
-    effects: Annotated[
-        bool, typer.Option("--effects", help="Also ablate, steer, drop tokens.")
-    ] = False,
+    effects: Annotated[bool, typer.Option("--effects", help="Ablate, steer, drop tokens.")] = False,
     base_url: Annotated[
         str | None, typer.Option(help="An OpenAI-compatible endpoint to ask.")
     ] = None,
