@@ -53,6 +53,12 @@ class Observer:
     def finished(self, table: Any) -> None:
         """The members' table (a DataFrame) of a run that came to its end."""
 
+    def reporting(self, what: str) -> None:
+        """The report is being written: what is done just now."""
+
+    def reported(self, page: Path) -> None:
+        """The run's report is written: its index.html."""
+
     def ended(self) -> None:
         """Nothing more will come."""
 

@@ -1,12 +1,10 @@
-"""What people see while a sweep trains and when it ends; wandb, which may fail as it likes."""
+"""What people see while a sweep trains and when it ends."""
 
 from __future__ import annotations
 
 import io
 import math
-import sys
 import time
-import types
 
 import pytest
 from rich.console import Console
@@ -14,10 +12,8 @@ from rich.console import Console
 from ensemble_sae.dispatch.devices import Device
 from ensemble_sae.dispatch.observer import Observer, Observers
 from ensemble_sae.dispatch.planner import plan
-from ensemble_sae.engine import printed, results, wandb_log
+from ensemble_sae.engine import printed, results
 from ensemble_sae.engine.display import Display
-from ensemble_sae.engine.wandb_log import WandbLog, resolve_mode
-from ensemble_sae.errors import UserError
 from ensemble_sae.sweep import Sweep, expand, groups_of
 
 
@@ -44,10 +40,6 @@ def sweep():
 def console(terminal=False):
     out = io.StringIO()
     return Console(file=out, force_terminal=terminal, width=100, color_system=None), out
-
-
-def row(member, **values):
-    return {"round": 0, "step": 3, "member": member, "loss": 1.0, "mse": 0.5, "l0": 2.0, **values}
 
 
 def test_plain_lines_show_speed_ranges_and_frozen_members(sweep):
@@ -128,110 +120,3 @@ def test_an_observer_that_fails_is_left_out_and_the_others_go_on():
     both.evaluating()
     assert heard.count("evaluating") == 2
     assert len([h for h in heard if "Bad failed and is left out" in h]) == 1
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, "offline"),
-        ({"WANDB_API_KEY": "x" * 40}, "online"),
-        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "x" * 40}, "offline"),
-        ({"WANDB_MODE": "disabled"}, "off"),
-    ],
-)
-def test_auto_is_online_only_when_logged_in(monkeypatch, tmp_path, environment, expected):
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    assert resolve_mode("auto") == expected
-
-
-def test_an_unknown_wandb_mode_lists_the_known_ones():
-    with pytest.raises(UserError, match="auto, online, offline, off"):
-        resolve_mode("onlin")
-
-
-class FakeRun:
-    def __init__(self, **options):
-        self.options, self.logged, self.summary, self.finished = options, [], {}, False
-
-    def log(self, values, step=None):
-        self.logged.append((step, values))
-
-    def finish(self):
-        self.finished = True
-
-
-@pytest.fixture
-def wandb(monkeypatch):
-    fake = types.ModuleType("wandb")
-    fake.runs = []
-    fake.Settings = lambda **settings: settings
-    fake.Table = lambda columns, data: (columns, data)
-
-    def init(**options):
-        fake.runs.append(FakeRun(**options))
-        return fake.runs[-1]
-
-    fake.init = init
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    return fake
-
-
-def play(log, sweep, folder, rounds=2):
-    members, groups, made = sweep
-    log.opened(folder)
-    log.started(made, rows=100, work=100, done=0)
-    for number in range(rounds):
-        log.progress(10, 40, {})
-        log.round_done(number, [row(m.id) for m in members])
-    evaluated = [{"id": m.id, "fvu": 0.1, "l0": 5.0, "dead": 0.0} for m in members]
-    log.finished(results.make_table(members, groups, dict.fromkeys(range(4), "trained"), evaluated))
-    log.ended()
-
-
-def test_hundreds_of_members_share_one_wandb_run(sweep, wandb, tmp_path):
-    play(WandbLog("offline", "project", print), sweep, tmp_path)
-    (run,) = wandb.runs
-    assert run.options["mode"] == "offline"
-    assert run.options["group"] == tmp_path.name
-    assert run.finished
-    series = run.logged[0][1]
-    assert "l0/tied l1=1.0e-3 r=2 bd=0" in series
-    assert all("member" not in name for name in series)
-
-
-def test_few_long_members_have_a_wandb_run_each(sweep, wandb, tmp_path, monkeypatch):
-    monkeypatch.setattr(wandb_log, "OPENING_S", 0.0)
-    play(WandbLog("offline", "project", print), sweep, tmp_path)
-    names = {run.options["name"] for run in wandb.runs}
-    assert names == {member.name for member in sweep[0]}
-    first = wandb.runs[0]
-    assert [step for step, _ in first.logged] == [0, 1]
-    assert first.summary["held_out/fvu"] == 0.1
-    ids = [run.options["id"] for run in wandb.runs]
-    play(WandbLog("offline", "project", print), sweep, tmp_path)
-    assert [run.options["id"] for run in wandb.runs[4:]] == ids  # a resumed sweep continues them
-
-
-def test_a_failing_wandb_is_one_warning(sweep, wandb, tmp_path):
-    def fail(**options):
-        raise ConnectionError("no network")
-
-    wandb.init = fail
-    warnings = []
-    play(WandbLog("online", "project", warnings.append), sweep, tmp_path)
-    assert len(warnings) == 1
-    assert "no network" in warnings[0]
-
-
-def test_a_hanging_wandb_does_not_hold_the_end(sweep, wandb, tmp_path, monkeypatch):
-    monkeypatch.setattr(wandb_log, "PATIENCE_S", 0.1)
-    wandb.init = lambda **options: time.sleep(5)
-    warnings = []
-    began = time.monotonic()
-    play(WandbLog("online", "project", warnings.append), sweep, tmp_path)
-    assert time.monotonic() - began < 3
-    assert "did not finish" in warnings[0]
