@@ -14,6 +14,9 @@ from typing import Annotated
 
 import typer
 
+from ensemble_sae import completion
+from ensemble_sae.command_line import Json
+from ensemble_sae.command_line import run as run_command
 from ensemble_sae.terminal import end
 
 Name = Annotated[
@@ -23,6 +26,7 @@ Name = Annotated[
         help="A built-in sweep, or a path to a .toml file; 'default' if none is named. "
         "With --resume: the sweep that the run began with.",
         show_default=False,
+        autocompletion=completion.sweeps,
     ),
 ]
 
@@ -34,7 +38,10 @@ def main(
         str | None, typer.Option(help="cuda:0,cuda:1 or cpu:2 (two CPU workers).")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of each CPU worker.")] = None,
-    run: Annotated[Path | None, typer.Option(help="The run's folder; default runs/NAME.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="The run's folder; default runs/NAME.", autocompletion=completion.runs),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of the run.")
     ] = False,
@@ -57,7 +64,11 @@ def main(
         bool, typer.Option("--discard", help="With --stream: delete chunks when all used them.")
     ] = False,
     wandb: Annotated[
-        str, typer.Option(help="online, offline or off; auto: online when logged in.")
+        str,
+        typer.Option(
+            help="online, offline or off; auto: online when logged in.",
+            autocompletion=completion.wandb_modes,
+        ),
     ] = "auto",
     data_dir: Annotated[
         Path | None, typer.Option(help="Default: $ENSEMBLE_SAE_DATA, or ./data.")
@@ -65,6 +76,10 @@ def main(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show members, groups, memory, time; train nothing.")
     ] = False,
+    no_report: Annotated[
+        bool, typer.Option("--no-report", help="Write no report at the end.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Train every member of a sweep in one pass over the activations."""
     from ensemble_sae.engine.command import Options, execute
@@ -83,8 +98,9 @@ def main(
         wandb=wandb,
         data_dir=data_dir,
         dry_run=dry_run,
+        report=not no_report,
     )
-    end(lambda: execute(options))
+    end(lambda: execute(options), as_json)
 
 
 def _settings(**options: str | None) -> list[str]:
@@ -92,4 +108,4 @@ def _settings(**options: str | None) -> list[str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -9,16 +9,17 @@ The same command goes on where an interrupted one stopped.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ensemble_sae.command_line import Json, RunFolder
+from ensemble_sae.command_line import run as run_command
 from ensemble_sae.terminal import end
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    run: RunFolder,
     members: Annotated[
         str | None,
         typer.Option(help="all, pareto, or ids as 3,8-12; default: all, or pareto if slow."),
@@ -37,6 +38,7 @@ def main(
     context: Annotated[int | None, typer.Option(help="Tokens per context.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Cross-entropy, CE recovered, KL, FVU and L0 of members in the language model itself."""
     from ensemble_sae.evaluation.command import execute
@@ -51,8 +53,8 @@ def main(
         device=device,
         overwrite=overwrite,
     )
-    end(lambda: execute(run, members, request))
+    end(lambda: execute(run, members, request), as_json)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

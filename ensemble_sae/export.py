@@ -12,12 +12,21 @@ from typing import Annotated
 
 import typer
 
+from ensemble_sae import completion
+from ensemble_sae.command_line import Json, RunFolder
+from ensemble_sae.command_line import run as run_command
 from ensemble_sae.terminal import end
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
-    to: Annotated[str, typer.Option(help="saelens, dictionary_learning, sparsify or safetensors.")],
+    run: RunFolder,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="saelens, dictionary_learning, sparsify or safetensors.",
+            autocompletion=completion.formats,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The folder that is written.")],
     member: Annotated[int | None, typer.Option(help="A member's id.")] = None,
     pareto: Annotated[
@@ -27,12 +36,13 @@ def main(
         str | None, typer.Option(help="Also to USER/REPO on the Hugging Face hub.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write members so that other packages load them: everything is folded into the weights."""
     from ensemble_sae.interop.command import execute
 
-    end(lambda: execute(run, member, pareto, to, out, push, overwrite))
+    end(lambda: execute(run, member, pareto, to, out, push, overwrite), as_json)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

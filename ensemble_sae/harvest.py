@@ -9,13 +9,16 @@ python -m ensemble_sae.harvest --from-npy rows-0.npy rows-1.npy --name mine
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ensemble_sae import completion
+from ensemble_sae.command_line import Json, run
 from ensemble_sae.errors import UserError
-from ensemble_sae.terminal import left, progress
+from ensemble_sae.terminal import INTERRUPTED, Ended, end, left, progress
 
 if TYPE_CHECKING:
     from ensemble_sae.data.progress import Progress
@@ -24,9 +27,12 @@ if TYPE_CHECKING:
 What = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="RECIPE", help="A built-in recipe, a .toml file; or FILES with --from-npy."
+        metavar="RECIPE",
+        help="A built-in recipe, a .toml file; or FILES with --from-npy.",
+        autocompletion=completion.recipes,
     ),
 ]
+Command = Callable[..., "tuple[list[ChunkStore], int | None]"]
 Hooks = Annotated[list[str] | None, typer.Option("--hook", help="Hook point; repeatable.")]
 
 
@@ -54,6 +60,7 @@ def main(
     from_npy: Annotated[
         bool, typer.Option("--from-npy", help="Store the rows of .npy files, [N, d] each.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Store a language model's activations, or rows from .npy files, as chunks to train on."""
     options = {
@@ -71,24 +78,28 @@ def main(
         "device": device,
         "name": name,
     }
+    command = _from_npy if from_npy else _from_model
+    end(lambda: _stored(command, what or [], options, data_dir, overwrite), as_json)
+
+
+def _stored(command: Command, *given: Any) -> int:
     try:
-        command = _from_npy if from_npy else _from_model
-        command(what or [], options, data_dir, overwrite)
-    except UserError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+        stores, asked = command(*given)
     except KeyboardInterrupt:
         typer.echo(
             "\nInterrupted. What is written is kept: run the same command again"
-            f"{' without --overwrite' if overwrite else ''} to continue.",
+            f"{' without --overwrite' if given[-1] else ''} to continue.",
             err=True,
         )
-        raise typer.Exit(130) from None
+        return Ended(INTERRUPTED, interrupted=True)
+    _print(stores, asked)
+    return Ended(0, stores=[_facts(store) for store in stores])
 
 
 def _from_model(
     what: list[str], options: dict[str, Any], data_dir: Path | None, overwrite: bool
-) -> None:
+) -> tuple[list[ChunkStore], int | None]:
+    """The stores, and how many rows were asked for."""
     from ensemble_sae.config.recipe import load_recipe
     from ensemble_sae.data import location
 
@@ -118,12 +129,12 @@ def _from_model(
                 show(now.rows, now.rows_total, _line(now))
 
             stores = make.harvest(recipe, folder, resume=not overwrite, on_progress=on_progress)
-    _print(stores, recipe.rows)
+    return stores, recipe.rows
 
 
 def _from_npy(
     what: list[str], options: dict[str, Any], data_dir: Path | None, overwrite: bool
-) -> None:
+) -> tuple[list[ChunkStore], int | None]:
     from ensemble_sae.data import location
     from ensemble_sae.data.arrays import map_npy
     from ensemble_sae.data.meta import DTYPES
@@ -145,7 +156,7 @@ def _from_npy(
     }
     source = {"hook": hook, "model": options["model"], "files": what}
     store = ChunkStore.write(path, map_npy(what), source=source, overwrite=overwrite, **given)
-    _print([store], None)
+    return [store], None
 
 
 def _line(now: Progress) -> str:
@@ -153,25 +164,40 @@ def _line(now: Progress) -> str:
     return f"{now.rows:,}{of} rows, {now.rows_per_second:,.0f} rows/s{left(now.seconds_left)}"
 
 
+def _facts(store: ChunkStore) -> dict[str, Any]:
+    """What a store holds; `mean`: the length of the mean row."""
+    return {
+        "hook": store.meta.source.hook,
+        "rows": store.rows(),
+        "held_out": store.rows(held_out=True),
+        "d_activation": store.d_activation,
+        "dtype": store.meta.dtype,
+        "bytes": sum(chunk.bytes for chunk in store.meta.chunks),
+        "mean": float(store.mean.norm()),
+        "scale": store.scale,
+        "left_out": store.meta.non_finite_rows.count,
+        "path": store.path,
+    }
+
+
 def _print(stores: list[ChunkStore], asked: int | None) -> None:
     from ensemble_sae.data.disk import human_bytes
 
-    table = [("hook", "rows", "held out", "d", "dtype", "size", "|mean|", "scale", "path")]
-    for store in stores:
-        meta = store.meta
-        table.append(
-            (
-                meta.source.hook or "",
-                f"{store.rows():,}",
-                f"{store.rows(held_out=True):,}",
-                str(store.d_activation),
-                meta.dtype,
-                human_bytes(sum(chunk.bytes for chunk in meta.chunks)),
-                f"{store.mean.norm():.4g}",
-                f"{store.scale:.4g}",
-                str(store.path),
-            )
+    heads = ("hook", "rows", "held out", "d", "dtype", "size", "|mean|", "scale", "path")
+    table = [heads] + [
+        (
+            facts["hook"] or "",
+            f"{facts['rows']:,}",
+            f"{facts['held_out']:,}",
+            str(facts["d_activation"]),
+            facts["dtype"],
+            human_bytes(facts["bytes"]),
+            f"{facts['mean']:.4g}",
+            f"{facts['scale']:.4g}",
+            str(facts["path"]),
         )
+        for facts in map(_facts, stores)
+    ]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     for row in table:
         typer.echo("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
@@ -189,4 +215,4 @@ def _print(stores: list[ChunkStore], asked: int | None) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -11,16 +11,17 @@ way. With it, the cost is estimated first, and answers are kept: nothing is aske
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ensemble_sae.command_line import Json, RunFolder
+from ensemble_sae.command_line import run as run_command
 from ensemble_sae.terminal import end
 
 
 def main(
-    run: Annotated[Path, typer.Argument(help="The run's folder.", show_default=False)],
+    run: RunFolder,
     members: Annotated[
         str | None,
         typer.Option(help="pareto, all, or ids as 3,8-12; default: five of the Pareto-best."),
@@ -54,6 +55,7 @@ def main(
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Other text.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...")] = None,
+    as_json: Json = False,
 ) -> None:
     """Explain features of members and of baselines, and score the explanations."""
     from ensemble_sae.interpretation.command import Options, execute
@@ -78,8 +80,8 @@ def main(
         dataset=dataset,
         device=device,
     )
-    end(lambda: execute(run, options))
+    end(lambda: execute(run, options), as_json)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_command(main)

@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+from ensemble_sae import completion
+from ensemble_sae.command_line import Json, run
 from ensemble_sae.terminal import end
 
 
@@ -22,7 +24,9 @@ def main(
     name: Annotated[
         str,
         typer.Argument(
-            help="toy_96, init_study, overcomplete_tricks or positions.", show_default=False
+            help="toy_96, init_study, overcomplete_tricks or positions.",
+            show_default=False,
+            autocompletion=completion.studies,
         ),
     ],
     quick: Annotated[
@@ -42,13 +46,14 @@ def main(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where stores are; default OUT/data.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Run a published study: train its sweep, read it, and write a page with figures."""
     from ensemble_sae.studies.command import execute
 
     given = (name, quick, out, tuple(settings or ()), gpus, devices, threads, data_dir)
-    end(lambda: execute(*given))
+    end(lambda: execute(*given), as_json)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from ensemble_sae.dispatch.dispatcher import Interrupted
 from ensemble_sae.dispatch.observer import Observer, Observers
 from ensemble_sae.engine import printed, stores
 from ensemble_sae.engine.display import Display
-from ensemble_sae.engine.dry_run import show
+from ensemble_sae.engine.dry_run import facts, show
 from ensemble_sae.engine.prepared import prepare
 from ensemble_sae.engine.run_sweep import run_sweep
 from ensemble_sae.engine.wandb_log import Mode, WandbLog, resolve_mode
@@ -25,6 +24,7 @@ from ensemble_sae.errors import UserError
 from ensemble_sae.run import Layout, Run
 from ensemble_sae.run.layout import read_versioned
 from ensemble_sae.sweep import Sweep, load_sweep
+from ensemble_sae.terminal import Ended, spelled
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Options:
     wandb: str = "auto"
     data_dir: Path | None = None
     dry_run: bool = False
+    report: bool = True
 
 
 def execute(options: Options, console: Console | None = None) -> int:
@@ -56,8 +57,9 @@ def execute(options: Options, console: Console | None = None) -> int:
     if options.dry_run:
         chosen = device_choice.choose(options.gpus, options.devices, options.threads)
         sources = stores.locate(sweep.activations, default_data_dir(options.data_dir))
-        show(prepare(sweep, where, sources, chosen, None), console)
-        return 0
+        found = facts(prepare(sweep, where, sources, chosen, None))
+        show(found, console)
+        return Ended(0, **found)
     mode = resolve_mode(options.wandb)
     display = Display(console)
     try:
@@ -72,15 +74,20 @@ def execute(options: Options, console: Console | None = None) -> int:
             discard=options.discard,
             data_dir=options.data_dir,
             observer=Observers(display, *_wandb(mode, display)),
+            report=options.report,
             where=where,
         )
     except Interrupted as interruption:
         return _say_how_to_go_on(interruption, options, console)
     except KeyboardInterrupt:
         console.print("Ended at once; --resume goes on from the last checkpoint.")
-        return 128 + signal.SIGINT
+        return Ended(128 + signal.SIGINT, interrupted=True)
     _say_the_end(run, display, console)
-    return 0
+    status = {key: run.status.get(key) for key in ("status", "seconds", "busy_s", "stall_s")}
+    report = Layout(run.path).report
+    members = run.members.reset_index().to_dict("records")
+    there = report if report.is_file() else None
+    return Ended(0, run=run.path, **status, report=there, members=members)
 
 
 def _sweep(options: Options) -> tuple[Sweep, str]:
@@ -102,7 +109,7 @@ def _wandb(mode: Mode, display: Display) -> list[Observer]:
 
 def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Console) -> int:
     folder = interruption.folder
-    words = ["python", "-m", "ensemble_sae.big_sweep", "--run", str(folder), "--resume"]
+    words = ["--run", str(folder), "--resume"]
     values = {
         "--devices": options.devices,
         "--gpus": options.gpus,
@@ -113,12 +120,14 @@ def _say_how_to_go_on(interruption: Interrupted, options: Options, console: Cons
         words += [name, str(value)] if value is not None else []
     words += ["--stream"] if options.stream else []
     words += ["--discard"] if options.discard else []
+    words += [] if options.report else ["--no-report"]
     words += ["--wandb", options.wandb] if options.wandb != "auto" else []
     console.print(
         f"Interrupted; everything is saved in {folder}. To go on:", highlight=False, soft_wrap=True
     )
-    console.print(f"  {shlex.join(words)}", highlight=False, soft_wrap=True)
-    return 128 + interruption.signal
+    command = spelled("big_sweep", *words)
+    console.print(f"  {command}", highlight=False, soft_wrap=True)
+    return Ended(128 + interruption.signal, interrupted=True, run=folder, next_step=command)
 
 
 def _say_the_end(run: Run, display: Display, console: Console) -> None:
@@ -131,6 +140,8 @@ def _say_the_end(run: Run, display: Display, console: Console) -> None:
         f"{100 * stall / max(busy, 1e-9):.2f}% of the time waiting for data",
         highlight=False,
     )
+    if (report := Layout(run.path).report).is_file():
+        console.print(f"The report: {report}", highlight=False, soft_wrap=True)
     console.print(f"The run is in {run.path}. In Python:", highlight=False, soft_wrap=True)
     console.print(f'  run = ensemble_sae.load("{run.path}")', highlight=False, soft_wrap=True)
     console.print("  run.members; run.sae(0).encode(rows)", highlight=False, soft_wrap=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 
@@ -12,65 +14,114 @@ from ensemble_sae.dispatch.planner import Plan
 from ensemble_sae.dispatch.speeds import measure
 from ensemble_sae.dispatch.ways import FEW
 from ensemble_sae.engine.prepared import Prepared
+from ensemble_sae.sweep import Group
 
 
-def show(ready: Prepared, console: Console) -> None:
-    """Members, groups, devices, parameters, memory, FLOP, rows, estimated time."""
+def facts(ready: Prepared) -> dict[str, Any]:
+    """What the sweep would be, as JSON has it; measures how fast the devices multiply matrices.
+
+    Returns:
+        `members`: how many; `groups`: of one shape, on which devices; `devices`: `flop_per_step`
+        if dense, `bytes` of `memory`, `flop_per_s`; `rows` and `steps` of all epochs; `minutes`:
+        the estimated time of training, from and to.
+    """
     train, plan = ready.sweep.train, ready.plan
     rows, source = _rows(ready)
-    console.print(
-        f"Sweep {ready.sweep.name}: {len(ready.members)} members", highlight=False, soft_wrap=True
-    )
+    speeds, steps = _speeds(plan.devices), rows // train.batch_size
+    return {
+        "sweep": ready.sweep.name,
+        "members": len(ready.members),
+        "groups": [_group(group, plan) for group in ready.groups],
+        "devices": [
+            {
+                "device": device.name,
+                "flop_per_step": plan.flop_per_step(index),
+                "bytes": plan.memory(index),
+                "memory": device.memory,
+                "flop_per_s": speeds[device].product,
+            }
+            for index, device in enumerate(plan.devices)
+        ],
+        "parameters": sum(plan.parameters[g.name] * len(g.members) for g in ready.groups),
+        "rows": rows,
+        "rows_are": source,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "steps": steps,
+        "flop": ready.flop_per_row * rows,
+        "balance": plan.balance,
+        "minutes": _minutes(plan, speeds, steps),
+    }
+
+
+def _group(group: Group, plan: Plan) -> dict[str, Any]:
+    return {
+        "group": group.name,
+        "hook": group.hook,
+        "members": len(group.members),
+        "n_dict": group.n_dict,
+        "parameters_each": plan.parameters[group.name],
+        "on": [
+            {"device": device.name, "members": len(task.members)}
+            for device, tasks in zip(plan.devices, plan.tasks, strict=True)
+            for task in tasks
+            if task.group.name == group.name
+        ],
+    }
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Members, groups, devices, parameters, memory, FLOP, rows, estimated time: of `facts`."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    say(f"Sweep {found['sweep']}: {found['members']} members")
     groups = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("group", "hook", "members", "features", "parameters each", "on"):
         numeric = name in ("members", "features", "parameters each")
         groups.add_column(name, justify="right" if numeric else "left")
-    for group in ready.groups:
-        where = [
-            f"{device.name} ({len(task.members)})"
-            for device, tasks in zip(plan.devices, plan.tasks, strict=True)
-            for task in tasks
-            if task.group.name == group.name
-        ]
+    for group in found["groups"]:
         groups.add_row(
-            group.name,
-            group.hook,
-            str(len(group.members)),
-            f"{group.n_dict:,}",
-            f"{plan.parameters[group.name]:,}",
-            ", ".join(where),
+            group["group"],
+            group["hook"],
+            str(group["members"]),
+            f"{group['n_dict']:,}",
+            f"{group['parameters_each']:,}",
+            ", ".join(f"{part['device']} ({part['members']})" for part in group["on"]),
         )
     console.print(groups)
-    speeds = _speeds(plan.devices)
-    steps = rows // train.batch_size
-    for index, device in enumerate(plan.devices):
-        console.print(
-            f"{device.name}: {plan.flop_per_step(index) / 1e9:,.1f} GFLOP a step if dense, "
-            f"{human_bytes(plan.memory(index))} of {human_bytes(device.memory)}, "
-            f"matrix products at {speeds[device].product / 1e9:,.0f} GFLOP/s here",
-            highlight=False,
-            soft_wrap=True,
+    for device in found["devices"]:
+        say(
+            f"{device['device']}: {device['flop_per_step'] / 1e9:,.1f} GFLOP a step if dense, "
+            f"{human_bytes(device['bytes'])} of {human_bytes(device['memory'])}, "
+            f"matrix products at {device['flop_per_s'] / 1e9:,.0f} GFLOP/s here"
         )
-    total = sum(plan.parameters[g.name] * len(g.members) for g in ready.groups)
-    console.print(
-        f"{total:,} parameters; {rows:,} training rows {source}, {train.epochs} epoch(s), "
-        f"{rows // train.batch_size:,} steps of {train.batch_size:,} rows; "
-        f"{ready.flop_per_row * rows / 1e12:,.1f} TFLOP; balance {plan.balance:.0%}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"{found['parameters']:,} parameters; {found['rows']:,} training rows "
+        f"{found['rows_are']}, {found['epochs']} epoch(s), "
+        f"{found['steps']:,} steps of {found['batch_size']:,} rows; "
+        f"{found['flop'] / 1e12:,.1f} TFLOP; balance {found['balance']:.0%}"
     )
-    console.print(_estimate(plan, speeds, steps), highlight=False, soft_wrap=True)
+    say(_estimate(found["minutes"]))
 
 
-def _estimate(plan: Plan, speeds: dict[Device, Speeds], steps: int) -> str:
-    """The time of the slowest device, from what its steps cost early in a training to late."""
+def _minutes(plan: Plan, speeds: dict[Device, Speeds], steps: int) -> list[float]:
+    """The time of the slowest device, from and to: what steps cost early in a training and late.
+    They are one where nothing but the dense way is open.
+    """
 
     def minutes(late: bool) -> float:
         works = ((device, plan.work(i, late)) for i, device in enumerate(plan.devices))
         return max(work.seconds(speeds[device]) for device, work in works) * steps / 60
 
     low, high = sorted(minutes(late) for late in (False, True))
-    if all(len(ways) == 1 for ways in plan.all_stacks()):
+    return [high, high] if all(len(ways) == 1 for ways in plan.all_stacks()) else [low, high]
+
+
+def _estimate(minutes: list[float]) -> str:
+    low, high = minutes
+    if low == high:
         return f"Estimated training time: {high:,.1f} minutes, not counting the harvest."
     return (
         f"Estimated training time: {low:,.1f} to {high:,.1f} minutes, not counting the harvest: "

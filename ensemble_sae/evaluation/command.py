@@ -16,7 +16,7 @@ from ensemble_sae.evaluation.driver import Progress, evaluate
 from ensemble_sae.evaluation.request import Request
 from ensemble_sae.run import Run, load
 from ensemble_sae.run.evaluation import Evaluation
-from ensemble_sae.terminal import left, progress, remaining
+from ensemble_sae.terminal import INTERRUPTED, Ended, left, progress, remaining
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +45,16 @@ def execute(folder: Path, members: str | None, request: Request) -> int:
             found = evaluate(run, request, tell=tell, on_progress=on_progress)
     except KeyboardInterrupt:
         tell("Interrupted. The same command goes on where this one stopped.")
-        return 130
+        return Ended(INTERRUPTED, interrupted=True, run=run.path)
     print_evaluation(run, found, console, request.members)
-    return 0
+    table, asked = found.table, request.members
+    shown = table if asked is None else table[table["member"].isin(asked)]
+    return Ended(
+        0,
+        run=run.path,
+        settings=found.settings,
+        members=[{**row, "name": _name(run, row)} for row in shown.to_dict("records")],
+    )
 
 
 def chosen(run: Run, text: str | None) -> list[int] | None:
@@ -158,9 +165,13 @@ def _rich(title: str, table: pd.DataFrame, run: Run) -> Table:
     return shown
 
 
+def _name(run: Run, row: dict[Any, Any]) -> str:
+    return run.configurations[int(row["member"])].name
+
+
 def _cells(row: dict[Any, Any], run: Run, subsets: bool) -> list[str]:
     member = int(row["member"])
-    cells = [str(member), run.configurations[member].name]
+    cells = [str(member), _name(run, row)]
     if subsets:
         cells += [row["features"], str(row["kept"])]
     cells += [f"{row['l0']:.1f}", f"{row['fvu']:.4f}", f"{row['ce']:.4f}"]

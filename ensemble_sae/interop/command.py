@@ -10,6 +10,7 @@ from rich.console import Console
 from ensemble_sae.errors import UserError
 from ensemble_sae.interop.exporting import FORMATS, export, slug
 from ensemble_sae.run import Run, load
+from ensemble_sae.terminal import Ended
 
 
 def execute(
@@ -27,8 +28,9 @@ def execute(
         UserError: see `export`; or the hub does not take it.
     """
     run, console = load(folder), Console()
+    refused: list[UserError] = []
     if pareto and member is None:
-        written = _frontier(run, to, out, overwrite, console)
+        written, refused = _frontier(run, to, out, overwrite, console)
     elif member is not None and not pareto:
         written = export(run, [member], to, out, overwrite=overwrite)
     else:
@@ -38,14 +40,24 @@ def execute(
     form: Any = FORMATS[to]
     console.print("Load it with:", highlight=False)
     console.print(form.LOAD.format(folder=str(written[0])), highlight=False, soft_wrap=True)
-    if push is not None:
-        console.print(f"Pushed to {_push(out, push)}", highlight=False, soft_wrap=True)
-    return 0
+    pushed = None if push is None else _push(out, push)
+    if pushed is not None:
+        console.print(f"Pushed to {pushed}", highlight=False, soft_wrap=True)
+    return Ended(
+        0,
+        run=run.path,
+        format=to,
+        written=written,
+        left_out=[{"where": e.where, "why": e.found or e.what} for e in refused],
+        pushed=pushed,
+    )
 
 
-def _frontier(run: Run, to: str, out: Path, overwrite: bool, console: Console) -> list[Path]:
+def _frontier(
+    run: Run, to: str, out: Path, overwrite: bool, console: Console
+) -> tuple[list[Path], list[UserError]]:
     """Each Pareto-best member into a folder of its own; says which the format cannot express."""
-    table, written = run.members, []
+    table, written, refused = run.members, [], []
     found = [int(m) for m in table.index[table["pareto"]]] if "pareto" in table else []
     if not found:
         raise UserError(
@@ -57,11 +69,11 @@ def _frontier(run: Run, to: str, out: Path, overwrite: bool, console: Console) -
         try:
             written += export(run, [member], to, out / slug(run, member), overwrite=overwrite)
         except UserError as error:
-            refused = error
+            refused.append(error)
             console.print(f"left out: {error.where}: {error.found or error.what}", highlight=False)
     if not written:
-        raise refused
-    return written
+        raise refused[-1]
+    return written, refused
 
 
 def _push(folder: Path, repository: str) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from ensemble_sae.errors import UserError
 from ensemble_sae.evaluation.command import chosen as chosen_members
+from ensemble_sae.files import read_json
 from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.request import Desk
 from ensemble_sae.interpretation.answers import Answers
@@ -31,7 +32,7 @@ from ensemble_sae.interpretation.subjects import (
     sample,
 )
 from ensemble_sae.run import load
-from ensemble_sae.terminal import Show, progress
+from ensemble_sae.terminal import INTERRUPTED, Ended, Show, progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,11 +100,12 @@ def execute(folder: Path, options: Options) -> int:
             _ask(seen, found, client, protocol, options, console, run.path)
     except KeyboardInterrupt:
         console.print("Interrupted. The features of members and what was answered are kept.")
-        return 130
+        return Ended(INTERRUPTED, interrupted=True, run=run.path)
     found.write(run.path / FOLDER, settings)
     _print(found, console, settings)
     console.print(f"Every feature that was scored: {run.path / FOLDER}", highlight=False)
-    return 0
+    written = {path.stem: read_json(path) for path in (run.path / FOLDER).glob("by_*.json")}
+    return Ended(0, run=run.path, folder=run.path / FOLDER, settings=settings, **written)
 
 
 def _asked(options: Options) -> tuple[Client | None, Protocol | None]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import shlex
 import signal
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from ensemble_sae.engine.resume import versions
 from ensemble_sae.errors import UserError, nearest
 from ensemble_sae.pages.figures import matplotlib
 from ensemble_sae.studies import STUDIES, Request
+from ensemble_sae.terminal import Ended, as_called
 
 
 def execute(
@@ -44,26 +43,22 @@ def execute(
         page = importlib.import_module(STUDIES[name]).make(request, console)
     except Interrupted as interruption:
         _say_how_to_go_on(console)
-        return 128 + interruption.signal
+        return Ended(128 + interruption.signal, interrupted=True, next_step=as_called("study"))
     except KeyboardInterrupt:
         _say_how_to_go_on(console)
-        return 128 + signal.SIGINT
+        return Ended(128 + signal.SIGINT, interrupted=True, next_step=as_called("study"))
     page.text(_made())
     path = page.write(out)
     console.print(f"The page is {path}", highlight=False, soft_wrap=True)
-    return 0
+    return Ended(0, study=name, folder=out, page=path)
 
 
 def _made() -> str:
     """By which command, with what, on what."""
     known = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return f"Made by `{_command()}` on {hardware()}; {known}; {datetime.now(UTC):%Y-%m-%d}."
-
-
-def _command() -> str:
-    return shlex.join(["python", "-m", "ensemble_sae.study", *sys.argv[1:]])
+    return f"Made by `{as_called('study')}` on {hardware()}; {known}; {datetime.now(UTC):%Y-%m-%d}."
 
 
 def _say_how_to_go_on(console: Console) -> None:
     console.print("Interrupted; everything is saved. The same command goes on:", highlight=False)
-    console.print(f"  {_command()}", highlight=False, soft_wrap=True)
+    console.print(f"  {as_called('study')}", highlight=False, soft_wrap=True)

@@ -22,24 +22,18 @@ from filelock import FileLock
 from pages import PAGES, ROOT, TEXTS, Block, Page
 from typer.main import get_command
 
-from ensemble_sae import big_sweep, evaluate, export, harvest, interpret, study
+from ensemble_sae import cli
 from ensemble_sae.config import builtin
 from ensemble_sae.config.recipe import load_recipe
 from ensemble_sae.config.synthetic import SyntheticRecipe
 from ensemble_sae.errors import UserError
 from ensemble_sae.studies import STUDIES
 from ensemble_sae.sweep.schema import Sweep, load_sweep
+from ensemble_sae.terminal import SCRIPT
 
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
 WIDTH = 512  # every built-in sweep can be expanded for rows of this width
-COMMANDS = {
-    "ensemble_sae.big_sweep": big_sweep.main,
-    "ensemble_sae.evaluate": evaluate.main,
-    "ensemble_sae.export": export.main,
-    "ensemble_sae.interpret": interpret.main,
-    "ensemble_sae.harvest": harvest.main,
-    "ensemble_sae.study": study.main,
-}
+COMMANDS = {main.__module__: main for main in cli.COMMANDS.values()}
 by_name = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 texts = pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
 
@@ -166,9 +160,16 @@ def check_without_running(block: Block) -> None:
         if words[1].startswith("benchmarks/"):
             check_script(words[1], words[2:])
             continue
-        assert words[:2] == ["python", "-m"], f"{block.place}: {line}"
-        options = parsed(COMMANDS[words[2]], words[3:])
-        if words[2] == "ensemble_sae.big_sweep":
+        if words[0] == SCRIPT:
+            main, arguments = cli.COMMANDS.get(words[1]), words[2:]
+            if main is None:  # an option of the script itself
+                assert words[1] in script_options(), f"{block.place}: {line}"
+                continue
+        else:
+            assert words[:2] == ["python", "-m"], f"{block.place}: {line}"
+            main, arguments = COMMANDS[words[2]], words[3:]
+        options = parsed(main, arguments)
+        if main is cli.COMMANDS["sweep"]:
             sweep = options["sweep"] or "default"
             # A file that the reader is told to write is not there.
             if sweep in builtin.names("sweeps"):
@@ -177,11 +178,11 @@ def check_without_running(block: Block) -> None:
                 assert sweep.endswith(".toml")
             if options["gpus"] is not None:
                 check_gpus(options["gpus"])
-        elif words[2] == "ensemble_sae.study":
+        elif main is cli.COMMANDS["study"]:
             assert options["name"] in STUDIES
-        elif words[2] in ("ensemble_sae.evaluate", "ensemble_sae.interpret", "ensemble_sae.export"):
+        elif "run" in options:
             assert options["run"].parts[0] == "runs"
-        elif not options["from_npy"]:
+        elif main is cli.COMMANDS["harvest"] and not options["from_npy"]:
             load_recipe(options["what"][0])
 
 
@@ -238,7 +239,7 @@ def test_every_page_is_in_the_index() -> None:
 @texts
 def test_names_exist(page: Page) -> None:
     """Paths of the repository, modules, make targets and options that the prose mentions."""
-    options = set().union(*(option_names(main) for main in COMMANDS.values()))
+    options = script_options().union(*(option_names(main) for main in COMMANDS.values()))
     for code in page.code:
         if match := re.match(r"python (benchmarks/\S+)", code):
             assert (ROOT / match[1]).is_file(), code
@@ -247,6 +248,8 @@ def test_names_exist(page: Page) -> None:
             assert (ROOT / code).exists(), code
         if match := re.fullmatch(r"python -m ([\w.]+).*", code):
             assert importlib.util.find_spec(match[1]), code
+        elif match := re.fullmatch(rf"{SCRIPT} ([a-z]\w*).*", code):
+            assert match[1] in cli.COMMANDS, code
         elif match := re.fullmatch(r"(ensemble_sae(?:\.\w+)+).*", code):
             assert resolves(match[1]), code
         if match := re.fullmatch(r"make (\w+)", code):
@@ -260,7 +263,14 @@ def test_names_exist(page: Page) -> None:
 def option_names(main: Any) -> set[str]:
     app = typer.Typer()
     app.command()(main)
-    return {name for option in get_command(app).params for name in option.opts}
+    params = get_command(app).params
+    return {name for option in params for name in (*option.opts, *option.secondary_opts)}
+
+
+def script_options() -> set[str]:
+    """Of `ensemble-sae` itself; `--help` is added to a command when it is parsed."""
+    params = get_command(cli.app).params
+    return {"--help", *(name for option in params for name in option.opts)}
 
 
 def resolves(dotted: str) -> bool:
