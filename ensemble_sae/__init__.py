@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from ensemble_sae.analysis import histories
     from ensemble_sae.data.store import ChunkStore
     from ensemble_sae.data.synthetic import SyntheticStore
+    from ensemble_sae.engine.adopting import adopted
     from ensemble_sae.engine.run_sweep import run_sweep
     from ensemble_sae.inspection import edited, features
-    from ensemble_sae.interop import from_dictionary_learning, from_saelens
+    from ensemble_sae.interop import from_dictionary_learning, from_saelens, from_sparsify
     from ensemble_sae.run import load
     from ensemble_sae.train import FunctionalEnsemble
 
@@ -26,10 +27,12 @@ __all__ = [
     "ChunkStore",
     "FunctionalEnsemble",
     "SyntheticStore",
+    "adopted",
     "edited",
     "features",
     "from_dictionary_learning",
     "from_saelens",
+    "from_sparsify",
     "histories",
     "load",
     "run_sweep",
@@ -39,10 +42,12 @@ _HOMES = {
     "ChunkStore": "ensemble_sae.data.store",
     "SyntheticStore": "ensemble_sae.data.synthetic",
     "FunctionalEnsemble": "ensemble_sae.train",
+    "adopted": "ensemble_sae.engine.adopting",
     "edited": "ensemble_sae.inspection",
     "features": "ensemble_sae.inspection",
     "from_dictionary_learning": "ensemble_sae.interop",
     "from_saelens": "ensemble_sae.interop",
+    "from_sparsify": "ensemble_sae.interop",
     "histories": "ensemble_sae.analysis",
     "load": "ensemble_sae.run",
     "run_sweep": "ensemble_sae.engine.run_sweep",

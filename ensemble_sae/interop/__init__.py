@@ -2,6 +2,15 @@
 
 from ensemble_sae.interop.dictionary_learning import from_dictionary_learning
 from ensemble_sae.interop.exporting import FORMATS, export
+from ensemble_sae.interop.folders import from_folder
 from ensemble_sae.interop.saelens import from_saelens
+from ensemble_sae.interop.sparsify import from_sparsify
 
-__all__ = ["FORMATS", "export", "from_dictionary_learning", "from_saelens"]
+__all__ = [
+    "FORMATS",
+    "export",
+    "from_dictionary_learning",
+    "from_folder",
+    "from_saelens",
+    "from_sparsify",
+]

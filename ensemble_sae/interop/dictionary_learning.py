@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ensemble_sae.errors import CorruptFile, UserError, nearest
-from ensemble_sae.files import read_json, write_atomically, write_json
+from ensemble_sae.files import write_atomically, write_json
 from ensemble_sae.interop.about import About
 from ensemble_sae.interop.kinds import kind_of, made
+from ensemble_sae.interop.reading import config_of, count_of, loaded, table_of, text_of
 from ensemble_sae.run.sae import Sae
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
@@ -68,8 +70,13 @@ def from_dictionary_learning(path: str | Path) -> Sae:
     Raises:
         UserError: no such folder, or another class. CorruptFile: damaged, or tensors are missing.
     """
-    folder = Path(path)
-    trainer = read_json(folder / CONFIG).get("trainer", {})
+    return loaded(read, path, "dictionary_learning")
+
+
+def read(folder: Path) -> tuple[Sae, About]:
+    """A dictionary and what is said of it; see `from_dictionary_learning`."""
+    config = config_of(folder / CONFIG)
+    trainer = table_of(config, "trainer")
     known = {theirs: ours for ours, theirs in CLASSES.items()} | {"BatchTopKSAE": "batchtopk"}
     name = trainer.get("dict_class")
     if name not in known:
@@ -81,7 +88,7 @@ def from_dictionary_learning(path: str | Path) -> Sae:
         )
     state = _state(folder / WEIGHTS)
     try:
-        return _made(known[name], state)
+        return _made(known[name], state), _about(trainer, table_of(config, "buffer"))
     except KeyError as missing:
         raise CorruptFile(
             "A dictionary_learning dictionary lacks a tensor.",
@@ -89,6 +96,19 @@ def from_dictionary_learning(path: str | Path) -> Sae:
             found=", ".join(sorted(state)),
             allowed=str(missing.args[0]),
         ) from None
+
+
+def _about(trainer: dict[str, Any], buffer: dict[str, Any]) -> About:
+    """What the two tables say; `resid_post_layer_3` is what their scripts call a block's end."""
+    point = text_of(trainer.get("submodule_name")) or ""
+    if match := re.fullmatch(r"resid_post_layer_(\d+)", point):
+        point = f"blocks.{match[1]}.hook_resid_post"
+    return About(
+        hook=point if "hook" in point else "",
+        model=text_of(trainer.get("lm_name")),
+        dataset=text_of(buffer.get("dataset")),
+        context=count_of(buffer.get("ctx_len")),
+    )
 
 
 def _made(kind: str, state: dict[str, Tensor]) -> Sae:
@@ -127,7 +147,7 @@ def _state(path: Path) -> dict[str, Tensor]:
             where=str(path),
             found=str(error).splitlines()[0][:200],
         ) from None
-    return {name: t for name, t in state.items() if isinstance(t, Tensor)}
+    return {name: t.float() for name, t in state.items() if isinstance(t, Tensor)}
 
 
 def _trainer(kind: str, params: dict[str, Tensor], about: About) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from ensemble_sae.run.sae import Sae
 from ensemble_sae.signatures import Tensors
 from ensemble_sae.signatures.parts import affine, unit_rows
 from ensemble_sae.signatures.ranking import keep_largest
-from ensemble_sae.sweep.member import Value
 
 
 class Standard:
@@ -84,19 +83,12 @@ def kind_of(sae: Sae) -> str:
     return next(name for name, kind in KINDS.items() if sae.signature is kind)
 
 
-def made(
-    kind: str,
-    params: Mapping[str, Tensor],
-    *,
-    k: int | None = None,
-    about: Mapping[str, Value] | None = None,
-) -> Sae:
+def made(kind: str, params: Mapping[str, Tensor], *, k: int | None = None) -> Sae:
     """An `Sae` of a kind, float32: to be evaluated and looked at as members are.
 
     Args:
         k: of "topk".
-        about: goes into its configuration's hyper-parameters.
     """
     ready = {name: tensor.detach().float().contiguous() for name, tensor in params.items()}
     buffers = {} if k is None else {"k": torch.tensor(float(k))}
-    return as_sae(kind, KINDS[kind], ready, buffers, seed=0, options=dict(about or {}))
+    return as_sae(kind, KINDS[kind], ready, buffers, seed=0, options={})

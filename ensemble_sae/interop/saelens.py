@@ -7,10 +7,19 @@ from typing import Any
 
 from torch import Tensor
 
-from ensemble_sae.errors import CorruptFile, UserError
-from ensemble_sae.files import open_tensors, read_json, write_json, write_tensors
+from ensemble_sae.errors import UserError
+from ensemble_sae.files import open_tensors, write_json, write_tensors
 from ensemble_sae.interop.about import About
 from ensemble_sae.interop.kinds import kind_of, made
+from ensemble_sae.interop.reading import (
+    config_of,
+    count_of,
+    k_of,
+    loaded,
+    table_of,
+    tensor_of,
+    text_of,
+)
 from ensemble_sae.run.sae import Sae
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -62,24 +71,42 @@ def from_saelens(path: str | Path) -> Sae:
             architecture, normalised or reshaped activations. CorruptFile: tensors that are
             missing or of other shapes.
     """
-    folder = Path(path)
-    config = read_json(folder / CONFIG)
-    kind = config.get("architecture")
+    return loaded(read, path, "saelens")
+
+
+def read(folder: Path) -> tuple[Sae, About]:
+    """A dictionary and what is said of it; see `from_saelens`."""
+    config = config_of(folder / CONFIG)
+    kind: Any = config.get("architecture")
     kind = "jumprelu" if kind == "batchtopk" else kind
     _check(config, kind, folder)
     file = open_tensors(folder / WEIGHTS)
     wanted = {"encoder": "W_enc", "decoder": "W_dec", "decoder_bias": "b_dec"} | MORE[kind]
     if kind != "gated":
         wanted["encoder_bias"] = "b_enc"
-    params = {ours: _tensor(file, theirs, folder) for ours, theirs in wanted.items()}
+    params = {ours: tensor_of(file, theirs, folder / WEIGHTS) for ours, theirs in wanted.items()}
     params["encoder"] = params["encoder"].mT
     if kind == "gated":
         params["encoder_bias"] = params["gate_bias"].new_zeros(params["gate_bias"].shape)
     if config.get("apply_b_dec_to_input", False):  # x - b_dec is read: the same, in b_enc
         shift = params["encoder"] @ params["decoder_bias"]
         params |= _less(kind, params, shift)
-    about = {k: v for k, v in config.get("metadata", {}).items() if isinstance(v, str | int)}
-    return made(kind, params, k=config.get("k"), about=about)
+    k = None
+    if kind == "topk":  # versions before 6 had it among the arguments of a function
+        older = table_of(config, "activation_fn_kwargs")
+        k = k_of(config.get("k", older.get("k")), folder / CONFIG)
+    return made(kind, params, k=k), _about(config)
+
+
+def _about(config: dict[str, Any]) -> About:
+    """What the metadata say; versions before 6 had them beside the other keys."""
+    said = config | table_of(config, "metadata")
+    return About(
+        hook=text_of(said.get("hook_name")) or text_of(said.get("hook_point")) or "",
+        model=text_of(said.get("model_name")),
+        dataset=text_of(said.get("dataset_path")),
+        context=count_of(said.get("context_size")),
+    )
 
 
 def _less(kind: str, params: dict[str, Tensor], shift: Tensor) -> dict[str, Tensor]:
@@ -112,6 +139,9 @@ def _check(config: dict[str, Any], kind: Any, folder: Path) -> None:
         "normalize_activations": ("none", None),
         "reshape_activations": ("none", None),
         "rescale_acts_by_decoder_norm": (False, None),
+        "finetuning_scaling_factor": (False, None),  # this and the next two: of older versions
+        "activation_fn": ("topk" if kind == "topk" else "relu", None),
+        "activation_fn_str": ("topk" if kind == "topk" else "relu", None),
     }
     for key, values in allowed.items():
         found = kind if key == "architecture" else config.get(key)
@@ -123,15 +153,3 @@ def _check(config: dict[str, Any], kind: Any, folder: Path) -> None:
                 allowed=", ".join(str(value) for value in values if value is not None),
                 next_step="fold it into the weights with SAELens first, and save it again",
             )
-
-
-def _tensor(file: Any, name: str, folder: Path) -> Tensor:
-    if name not in file.keys():  # noqa: SIM118
-        raise CorruptFile(
-            "A SAELens dictionary lacks a tensor.",
-            where=str(folder / WEIGHTS),
-            found=", ".join(sorted(file.keys())),
-            allowed=name,
-        )
-    tensor: Tensor = file.get_tensor(name)
-    return tensor

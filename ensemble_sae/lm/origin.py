@@ -50,6 +50,8 @@ def _known(run: Run) -> dict[str, Any]:
             found = read_meta(path).source.model_dump()
             plain = {name: value for name, value in found.items() if value is not None}
             return {"kind": "synthetic"} if found.get("kind") == "synthetic" else plain
+    if run.sweep.get("recipe") is not None:  # of an adopted run: as it was, whatever its name
+        return dict(run.sweep["recipe"])
     name = run.sweep["sweep"]["activations"].get("recipe")
     if name is None:
         return {}
