@@ -3,7 +3,7 @@
     python benchmarks/frontier.py runs/default
 
 In each family (signature, ratio, bias decay) L0 must fall and FVU must rise with l1.
-`benchmarks/readme.py` puts the table into the README.
+`benchmarks/readme.py` puts the table into the README, and draws the picture beside it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 import ensemble_sae
+from ensemble_sae.pages import figures
+from ensemble_sae.pages.pareto import TITLES, UPWARDS, frontier, shades
+
+SIZE = (8.3, 4.7)  # inches: at 100 dots each the width of a README
+SHOWN_DPI = 200
 
 
 def families(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -57,6 +65,65 @@ def markdown(run: ensemble_sae.run.Run, rows: int = 12) -> str:
         f"{run.status['hardware']}. Made by `make sweep`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def picture(table: pd.DataFrame, y: str = "fvu") -> Figure:
+    """All members: colour by ratio, marker by signature, the frontier as a line.
+
+    Args:
+        y: what stands against L0: "fvu", or "ce_recovered" in a table that has it.
+    """
+    with figures.figure(1, 1, SIZE) as (made, axes):
+        place = axes[0, 0]
+        best = frontier(table, "l0", y)
+        place.plot(best["l0"], best[y], color=figures.GREY, lw=1.2, zorder=1)
+        ratios = sorted(table["dict_ratio"].unique())
+        colours = dict(zip(ratios, shades(ratios), strict=True))
+        markers = dict(zip(table["signature"].unique(), figures.MARKERS, strict=False))
+        for (signature, ratio), own in table.groupby(["signature", "dict_ratio"]):
+            look = {"color": colours[ratio], "marker": markers[signature]}
+            place.scatter(own["l0"], own[y], s=34, lw=0.6, ec="white", zorder=2, **look)
+        figures.logarithmic(place, "x")
+        if y not in UPWARDS:
+            place.set_ylim(bottom=0)
+        place.set_xlabel(TITLES["l0"], fontsize=11)
+        place.set_ylabel(TITLES[y], fontsize=11)
+        count = int(table[y].notna().sum())
+        place.set_title(
+            f"{count} members trained in one pass, on held-out rows", loc="left", fontsize=12
+        )
+        _legends(place, colours, markers, "lower" if y in UPWARDS else "upper")
+        return made
+
+
+def _legends(axes: Axes, colours: dict[float, str], markers: dict[str, str], height: str) -> None:
+    point = {"linestyle": "", "markersize": 7, "markeredgecolor": "white"}
+    kinds = [
+        Line2D([], [], color=figures.GREY, marker=marker, label=name, **point)
+        for name, marker in markers.items()
+    ]
+    kinds.append(Line2D([], [], color=figures.GREY, lw=1.2, label="frontier"))
+    sizes = [
+        Line2D([], [], color=colour, marker="o", label=f"{ratio:g}", **point)
+        for ratio, colour in colours.items()
+    ]
+    shared = {"loc": f"{height} right", "alignment": "left", "fontsize": 10, "title_fontsize": 10}
+    axes.add_artist(axes.legend(handles=kinds, title="signature", **shared))
+    axes.legend(
+        handles=sizes,
+        title="features / width of a row",
+        ncols=len(sizes),
+        columnspacing=1,
+        bbox_to_anchor=(0.82, 1 if height == "upper" else 0),
+        handletextpad=0.1,
+        **shared,
+    )
+
+
+def draw(run: ensemble_sae.run.Run, path: Path) -> None:
+    """Write the picture as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(run.members).savefig(path, dpi=SHOWN_DPI, metadata={"Software": None})
 
 
 def main() -> int:

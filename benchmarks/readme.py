@@ -3,7 +3,7 @@
     python benchmarks/readme.py --run runs/default --bench benchmarks/results/throughput.json
 
 Each replaces the block between its two marks (`<!-- frontier -->`, `<!-- throughput -->`,
-`<!-- kernels -->`).
+`<!-- kernels -->`). `--run` also draws docs/figures/pareto_default.png.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import ensemble_sae
 
 ROOT = Path(__file__).resolve().parent.parent
 README, KERNELS = ROOT / "README.md", ROOT / "docs" / "kernels.md"
+PICTURE = ROOT / "docs" / "figures" / "pareto_default.png"
 PAGE = "benchmarks/results/throughput.md"
 
 
@@ -108,9 +109,10 @@ def main() -> None:
     parser.add_argument("--bench", type=Path, help="throughput.json")
     options = parser.parse_args()
     if options.run:
-        page = README.read_text(encoding="utf-8")
-        page = replace(page, "frontier", frontier.markdown(ensemble_sae.load(options.run)))
+        run = ensemble_sae.load(options.run)
+        page = replace(README.read_text(encoding="utf-8"), "frontier", frontier.markdown(run))
         README.write_text(page, encoding="utf-8")
+        frontier.draw(run, PICTURE)
     if options.bench:
         write_throughput(json.loads(options.bench.read_text(encoding="utf-8")))
 

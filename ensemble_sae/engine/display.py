@@ -1,11 +1,12 @@
-"""Live progress: a panel on a terminal, plain lines elsewhere."""
+"""Live progress: a panel on a terminal or in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from ensemble_sae.dispatch.observer import Observer
 from ensemble_sae.dispatch.planner import Plan
+from ensemble_sae.pages import live
 from ensemble_sae.run import Checkpoint
 from ensemble_sae.sweep import Member
 
@@ -48,6 +50,43 @@ class Speed:
         return (r1 - r0) / passed, (s1 - s0) / passed
 
 
+def default_observer() -> Observer:
+    """Who watches a sweep that is started from Python: in a notebook a display, else nobody."""
+    return Display(Console()) if live.in_notebook() else Observer()
+
+
+class _Live(Protocol):
+    """Something that shows the panel."""
+
+    def update(self, renderable: Any) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class _Notebook:
+    """The panel as an output of the running cell, which stays as it was at the end."""
+
+    def __init__(self) -> None:
+        self._panel = live.Panel()
+        self._last: Any = None
+
+    def update(self, renderable: Any) -> None:
+        self._last = renderable
+        self._panel.update(self._html)
+
+    def stop(self) -> None:
+        if self._last is not None:
+            self._panel.update(self._html, at_once=True)
+
+    def _html(self) -> str:
+        console = Console(file=io.StringIO(), record=True, width=100, force_jupyter=False)
+        console.print(self._last)
+        return console.export_html(inline_styles=True, code_format=_CODE)
+
+
+_CODE = '<pre style="line-height: normal; background: none; margin: 0">{code}</pre>'
+
+
 class Display(Observer):
     """Shows rows/s, SAE-rows/s, ETA, and per group the range of L0 and FVU."""
 
@@ -61,7 +100,7 @@ class Display(Observer):
         self._total = self._work = 1
         self._done = 0
         self._last_line = 0.0
-        self._live: Live | None = None
+        self._live: _Live | None = None
 
     def harvesting(self, progress: Any) -> None:
         if time.monotonic() - self._last_line < PLAIN_S and progress.rows != progress.rows_total:
@@ -81,8 +120,12 @@ class Display(Observer):
         self._group_of = {task.name: task.group.name for task in tasks}
         self._last_line = time.monotonic()
         if self.console.is_terminal:
-            self._live = Live(console=self.console, refresh_per_second=4, transient=True)
-            self._live.start()
+            shown = Live(console=self.console, refresh_per_second=4, transient=True)
+            shown.start()
+            self._live = shown
+        elif live.in_notebook():
+            self._live = _Notebook()
+        if self._live is not None:
             self._live.update(Text("starting the workers"))
 
     def progress(self, rows: int, sae_rows: int, means: Mapping[str, Any]) -> None:
@@ -113,11 +156,19 @@ class Display(Observer):
             return
         self._live.update(Text("evaluating on held-out rows"))
 
+    def reporting(self, what: str) -> None:
+        if self._live is not None:
+            self._live.update(Text(f"report: {what}"))
+        elif time.monotonic() - self._last_line >= PLAIN_S:
+            self._last_line = time.monotonic()
+            self.console.print(f"report: {what}", highlight=False, soft_wrap=True)
+
     def warning(self, text: str) -> None:
         self.console.print(f"warning: {text}", style="yellow", highlight=False, soft_wrap=True)
 
     def ended(self) -> None:
         if self._live is not None:
+            self._live.update(self._panel())  # a notebook keeps it
             self._live.stop()
             self._live = None
 

@@ -15,6 +15,7 @@ from ensemble_sae.errors import UserError
 from ensemble_sae.evaluation.files import Results, recovered
 from ensemble_sae.evaluation.request import Request
 from ensemble_sae.evaluation.stage import Stage, Work, checked
+from ensemble_sae.pages import live
 from ensemble_sae.run import Run
 from ensemble_sae.run.evaluation import Evaluation
 
@@ -46,7 +47,7 @@ def evaluate(
     request: Request | None = None,
     *,
     tell: Tell = lambda text: None,
-    on_progress: OnProgress = lambda progress: None,
+    on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Put members' reconstructions in the place of what they were trained on, and see what the
     language model makes of it.
@@ -57,7 +58,8 @@ def evaluate(
     What is there already is not done again; an interrupted evaluation goes on where it was.
 
     Args:
-        tell: gets sentences for people. on_progress: called after every member of every batch.
+        tell: gets sentences for people. on_progress: called after every member of every batch;
+            by default a bar in a notebook.
 
     Raises:
         UserError: the model cannot be loaded, a member does not fit its hook, there is no held-out
@@ -67,7 +69,7 @@ def evaluate(
     members = checked(run, request.members)
     stage = Stage.prepare(run, request, members)
     folder = run.path / "evaluation"
-    with _locked(folder):
+    with _locked(folder), live.progress() as show:
         results = Results(folder, stage.settings(request), request.overwrite)
         missing = [member for member in members if member not in results.done()]
         if not missing:
@@ -76,10 +78,14 @@ def evaluate(
             begun = set(results.begun()).intersection(missing)
             missing = sorted(begun) or _affordable(stage, missing, request.minutes, tell)
         results.members = missing
-        meter = _Meter(len(missing), on_progress)
+        meter = _Meter(len(missing), on_progress or _bar(show))
         for shelf in stage.shelves(missing):
             _pass(stage.work(shelf), results, meter, len(shelf))
     return Evaluation(folder)
+
+
+def _bar(show: live.Show) -> OnProgress:
+    return lambda now: show(now.done, now.total, f"{now.done / now.total:.0%} evaluated")
 
 
 class _Meter:

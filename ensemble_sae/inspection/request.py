@@ -14,6 +14,7 @@ from ensemble_sae.inspection.tuned_lens import TunedLens
 from ensemble_sae.lm.load import checked_device, load_model
 from ensemble_sae.lm.origin import origin
 from ensemble_sae.lm.text import Text, fragments
+from ensemble_sae.pages import live
 from ensemble_sae.run import Run
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def features(
     model: str | None = None,
     dataset: str | None = None,
     device: str | None = None,
-    on_progress: OnProgress = lambda what, done, total: None,
+    on_progress: OnProgress | None = None,
 ) -> Features:
     """All features of a member: contexts, density, tokens they promote, what they do.
 
@@ -47,13 +48,17 @@ def features(
             see `lm.text.fragments`.
         tuned: a tuned lens, beside the logit lens.
         model, dataset, device: in place of those that the rows came from.
-        on_progress: called with (what, done, total).
+        on_progress: called with (what, done, total); by default a bar in a notebook.
 
     Raises:
         UserError: no such member; no language model, or one that it does not fit.
     """
     desk = Desk(run, count, width, per_document, model, dataset, device)
-    return desk.features(member, effects=effects, tuned=tuned, on_progress=on_progress)
+    with live.progress() as show:
+        tell = on_progress or (
+            lambda what, done, total: show(done, total, f"{what}: {done:,} of {total:,}")
+        )
+        return desk.features(member, effects=effects, tuned=tuned, on_progress=tell)
 
 
 class Desk:

@@ -82,6 +82,11 @@ class Evaluation:
     def __repr__(self) -> str:
         return f"Evaluation({str(self._folder)!r}, {len(self.members)} members)"
 
+    def _repr_html_(self) -> str:
+        from ensemble_sae.run.cards import evaluation_card
+
+        return evaluation_card(self)
+
 
 def read_settings(path: Path) -> dict[str, Any]:
     """What an evaluation's results share.

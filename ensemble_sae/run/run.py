@@ -25,6 +25,7 @@ from ensemble_sae.sweep import Member, as_rows
 
 if TYPE_CHECKING:
     import pandas as pd
+    from plotly.graph_objects import Figure
 
 
 def load(path: str | Path, signatures: Mapping[str, type[Any]] | None = None) -> Run:
@@ -172,8 +173,34 @@ class Run:
                 return counts[: self._members[member].n_dict]
         return None
 
+    def plot_pareto(self, x: str = "l0", y: str = "fvu", colour: str | None = None) -> Figure:
+        """A figure of all members and their frontier; hover for a member's configuration.
+
+        It shows itself in notebooks; elsewhere `.show()` or `.write_html(path)`. A signature has
+        its symbol, each hook a frontier of its own.
+
+        Args:
+            x, y: columns of `members`, or of what an evaluation found: "ce_recovered", "ce",
+                "kl", "perplexity".
+            colour: another column; by default the ratio, if members differ in it, or else `l1`.
+
+        Raises:
+            UserError: no such column, the run is not finished, or not evaluated.
+        """
+        from ensemble_sae.pages import pareto
+        from ensemble_sae.run.axes import axes
+        from ensemble_sae.run.cards import measured
+
+        table = measured(self, x, y, colour)
+        return pareto.plot(table, x=x, y=y, colour=colour, varied=axes(self._table))
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {len(self._members)} members, {self.status.get('status')})"
+
+    def _repr_html_(self) -> str:
+        from ensemble_sae.run.cards import run_card
+
+        return run_card(self)
 
     def _latest(self) -> Checkpoint:
         found = self.checkpoints

@@ -79,6 +79,11 @@ class Sae:
         c = self.config
         return f"Sae({c.id}: {c.name!r}, {c.d_activation} -> {c.n_dict}, {c.hook or 'own rows'})"
 
+    def _repr_html_(self) -> str:
+        from ensemble_sae.run.cards import sae_card
+
+        return sae_card(self)
+
     @property
     def _dtype(self) -> torch.dtype:
         return next(iter(self.params.values())).dtype
