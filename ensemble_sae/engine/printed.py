@@ -9,15 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ensemble_sae.engine.results import TRAINED
+from ensemble_sae.run.axes import axes as varying
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COMMON = ("hook", "signature", "dict_ratio", "n_dict", "l1", "lr", "grad_clip", "seed")
-FOUND = (
-    *("group", "status", "fvu", "l0", "dead", "density_histogram", "pareto", "penalty_factor"),
-    *("finished_at", "min_cosine", "axis_share", "ultra_low_density", "flags"),
-)
 HEADS = {"dict_ratio": "ratio", "bias_decay": "bias decay", "n_dict": "features"}
 WORDS = ("hook", "signature", "init", "name")
 MOST_AXES = 7  # more columns than that and a member's name says it better
@@ -25,24 +21,13 @@ MOST_AXES = 7  # more columns than that and a member's name says it better
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
     """All members, then the frontier: Pareto-best members are marked with a star."""
-    axes = _axes(table)
+    axes = varying(table)
     ordered = table.sort_values([a for a in axes if a != "l1"] + (["l1"] if "l1" in axes else []))
     if len(axes) > MOST_AXES:
         ordered, axes = table, (["hook"] if "hook" in axes else []) + ["name"]
     console.print(_rich("All members", ordered, axes))
     best = table[table["pareto"]].sort_values("l0")
     console.print(_rich(f"Pareto-best: {len(best)} of {len(table)} members", best, axes))
-
-
-def _axes(table: pd.DataFrame) -> list[str]:
-    """The columns in which members differ: any of the common ones, own ones within a signature."""
-    axes = [n for n in COMMON if n in table and table[n].nunique(dropna=False) > 1]
-    own = [c for c in table.columns[list(table.columns).index("seed") + 1 :] if c not in FOUND]
-    for name in own:
-        within = table.groupby("signature")[name].nunique(dropna=True)
-        if name not in axes and within.max() > 1:
-            axes.append(name)
-    return [name for name in axes if name != "n_dict" or "dict_ratio" not in axes]
 
 
 def _rich(title: str, table: pd.DataFrame, axes: list[str]) -> Table:

@@ -153,10 +153,17 @@ def same_sweep(layout: Layout, sweep: Sweep) -> None:
     """A run goes on only with the sweep that it began with.
 
     Raises:
-        UserError: names the first key that differs, and both values.
+        UserError: names the first key that differs, and both values; or the run was adopted.
     """
+    if read_versioned(layout.status).get("status") == "adopted":
+        raise UserError(
+            "This run was adopted: others trained its members, and there is nothing to train.",
+            where=str(layout.folder),
+            next_step=f"python -m ensemble_sae.evaluate {layout.folder}",
+        )
     written: Any = read_versioned(layout.sweep)
-    there, given = written["sweep"], sweep.model_dump(mode="json")
+    # What the report shows changes nothing of the training.
+    there, given = written["sweep"], sweep.model_dump(mode="json", exclude={"report"})
     for section, values in given.items():
         before = there.get(section)
         if before == values:

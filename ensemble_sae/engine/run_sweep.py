@@ -22,8 +22,10 @@ from ensemble_sae.dispatch.schedule import Round, rounds
 from ensemble_sae.engine import results, stores
 from ensemble_sae.engine.claim import claimed
 from ensemble_sae.engine.discarding import Discard, check_discard, refuse_discarded
+from ensemble_sae.engine.display import default_observer
 from ensemble_sae.engine.harvesting import Harvesting, in_background, now
 from ensemble_sae.engine.prepared import Prepared, default_run_folder, prepare
+from ensemble_sae.engine.report_at_end import report_at_end
 from ensemble_sae.engine.resume import Beginning, Record, is_finished, same_sweep
 from ensemble_sae.engine.signals import Signals
 from ensemble_sae.errors import UserError
@@ -47,6 +49,7 @@ def run_sweep(
     stream: bool = False,
     discard: bool = False,
     data_dir: str | Path | None = None,
+    report: bool = True,
     observer: Observer | None = None,
     where: str = "run_sweep",
 ) -> Run:
@@ -55,7 +58,8 @@ def run_sweep(
         run_sweep([{"signature": "tied", "dict_ratio": 4, "l1": 1e-3}],
                   activations={"store": "data/mine"}, run="runs/mine")
 
-    A script that calls this needs `if __name__ == "__main__":`, since workers are spawned.
+    A script that calls this needs `if __name__ == "__main__":`, since workers are spawned; a
+    notebook does not.
 
     Args:
         sweep: a loaded sweep file, or a list of members with the keys of `[[members]]`.
@@ -66,7 +70,8 @@ def run_sweep(
         resume: go on from the last checkpoint in `run`.
         stream: harvest while training; discard: delete chunks that all have used.
         data_dir: where harvested stores are; default `$ENSEMBLE_SAE_DATA` or `./data`.
-        observer: is told of progress.
+        report: write `report/index.html` at the end.
+        observer: is told of progress; by default a display in a notebook, elsewhere nobody.
 
     Raises:
         UserError: something in the sweep, the data or the machine does not fit.
@@ -76,7 +81,7 @@ def run_sweep(
     sweep = _as_sweep(sweep, activations, train, where)
     if discard:
         check_discard(sweep)
-    watching = observer or Observer()
+    watching = observer or default_observer()
     chosen = device_choice.choose(gpus, devices, threads)
     with Signals() as signals, claimed(default_run_folder(sweep), run, resume) as layout:
         if resume:
@@ -95,7 +100,7 @@ def run_sweep(
             harvesting.wait_for_first_chunks(ready.sources, ready.hooks)
             training = _Training(ready, layout, harvesting, watching, checkpoint)
             training.begin(beginning, streams, discard)
-            training.train(signals)
+            training.train(signals, report)
         return _opened(layout)
 
 
@@ -136,8 +141,8 @@ class _Training:
             deletes = Discard(self.stores, self.rows, lambda: self._more()[0], self.checkpoints)
             self.observer = Observers(self.observer, deletes)
 
-    def train(self, signals: Signals) -> None:
-        """Train, evaluate, write the tables; keep `run.json` true whatever happens."""
+    def train(self, signals: Signals, report: bool) -> None:
+        """Train, evaluate, write tables and report; keep `run.json` true whatever happens."""
         members = {member.id: member for member in self.ready.members}
         log = MetricsLog(self.layout.metrics)
         ledger = Ledger(log, len(self.ready.plan.devices), members, self.observer)
@@ -151,6 +156,9 @@ class _Training:
         try:
             evaluated = dispatcher.run(self.checkpoint)
             self._finish(evaluated, ledger, dispatcher)
+            signals.dispatcher = None  # there is nothing left to save: a signal ends the report
+            if report:
+                report_at_end(_opened(self.layout), self.ready.sweep.report, self.observer)
         except (Interrupted, KeyboardInterrupt):
             self.record.end("interrupted")
             raise

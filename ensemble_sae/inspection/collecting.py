@@ -11,13 +11,19 @@ from ensemble_sae.inspection.examples import Contexts, Examples
 from ensemble_sae.randomness import generator
 
 DRAWN = 4  # occurrences kept per example of `spread`, of which evenly spaced ones are shown
+# Activations are counted by size, in two bins per octave from 2^-10 to 2^10; what is smaller or
+# larger is in the first or the last.
+LOWEST, HIGHEST, PER_OCTAVE = -10, 10, 2
+BINS = (HIGHEST - LOWEST) * PER_OCTAVE
+EDGES = tuple(2.0 ** (LOWEST + place / PER_OCTAVE) for place in range(BINS + 1))
 POOL = 2  # random fragments per feature's own, which all features choose from
 
 
 class Collector:
     """Keeps, of n features, the strongest fragments, some of all that they fire on, and moments.
 
-    What is kept does not grow with the text: n (top + 4 spread) w numbers, and 2 random w n.
+    What is kept does not grow with the text: n (top + 4 spread) w numbers, 2 random w n, and n
+    times 40 counts.
 
     Args:
         fragments: of the whole text, `[F, w]` tokens.
@@ -48,6 +54,7 @@ class Collector:
         self.rows = 0
         zeros = torch.zeros(n, dtype=torch.float64, device=device)
         self._active, self._sum, self._largest = zeros, zeros.clone(), zeros.clone().float()
+        self._counts_by_size = torch.zeros(n, BINS, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def add(self, first: int, code: Tensor, is_read: Tensor) -> None:
@@ -62,6 +69,7 @@ class Collector:
         self._active += active.sum((0, 1))
         self._sum += code.sum((0, 1), dtype=torch.float64)
         self._largest = torch.maximum(self._largest, code.amax((0, 1)))
+        self._count(code)
         strongest, place = code.max(1)
         self._top.add(first, torch.where(strongest > 0, strongest, -math.inf), place, code)
         # Each occurrence has a random number; those with the largest are a fair sample of all.
@@ -70,6 +78,18 @@ class Collector:
         self._drawn.add(first, largest, place, code)
         inside = (self._pool >= first) & (self._pool < first + len(code))
         self._pooled[inside.to(code.device)] = code[(self._pool[inside] - first).to(code.device)]
+
+    def _count(self, code: Tensor) -> None:
+        """Count positive activations by size."""
+        *_, feature = (code > 0).nonzero(as_tuple=True)
+        place = ((code[code > 0].log2() - LOWEST) * PER_OCTAVE).floor().clamp(0, BINS - 1).long()
+        flat = torch.bincount(feature * BINS + place, minlength=self._counts_by_size.numel())
+        self._counts_by_size += flat.view_as(self._counts_by_size)
+
+    @property
+    def histogram(self) -> Tensor:
+        """Tokens by the size of each feature's positive activation there, int32 `[n, BINS]`."""
+        return self._counts_by_size.int().cpu()
 
     @property
     def density(self) -> Tensor:

@@ -35,17 +35,19 @@ class Context(NamedTuple):
     activations: list[float]
     strongest: int
 
+    def around(self) -> tuple[list[str], list[float]]:
+        """Tokens about the strongest one, as text that fits on a line, and their activations."""
+        near = slice(max(0, self.strongest - WINDOW), self.strongest + WINDOW + 1)
+        return [visible(token) for token in self.tokens[near]], self.activations[near]
+
     def line(self, largest: float) -> str:
         """The text around the strongest token on one line; a token is [marked] where the feature
         reaches half of its largest.
         """
-        first = max(0, self.strongest - WINDOW)
-        shown = []
-        for place in range(first, min(len(self.tokens), self.strongest + WINDOW + 1)):
-            text = visible(self.tokens[place])
-            marked = largest > 0 and self.activations[place] >= largest / 2
-            shown.append(f"[{text}]" if marked else text)
-        return "".join(shown)
+        return "".join(
+            f"[{text}]" if largest > 0 and activation >= largest / 2 else text
+            for text, activation in zip(*self.around(), strict=True)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,8 @@ class Features:
         examples: fragments on which each feature was seen.
         dropped: the change of a feature's activation without one of the 16 tokens before its
             strongest, `[n, 16]`; None before `effects`.
+        histogram: activations of each feature by size, int32 `[n, bins]`: see `collecting.EDGES`;
+            None in what older versions kept.
     """
 
     sae: Sae
@@ -73,6 +77,7 @@ class Features:
     examples: Examples
     vocabulary: dict[int, str] = field(repr=False)
     dropped: Tensor | None = None
+    histogram: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -104,6 +109,11 @@ class Features:
     def __repr__(self) -> str:
         seen = f"{len(self.alive)} of {len(self)} active"
         return f"Features({self.sae!r}, {seen} on {self.settings['tokens']:,} tokens)"
+
+    def _repr_html_(self) -> str:
+        from ensemble_sae.inspection.cards import features_card
+
+        return features_card(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +159,9 @@ class Feature:
             f"  active on {100 * row['density']:.3g}% of tokens, mean {row['mean']:.3g}, "
             f"largest {row['max']:.3g}",
         ]
-        lines += [f"  {text}" for text in _told(row)]
+        for title, tokens in token_lists(row):
+            lines.append(f"  {title}: " + " ".join(f"`{token}`" for token in tokens))
+        lines += [f"  {text}" for text in effects_told(row)]
         for kind, title in (("top", "strongest"), ("spread", "from its weakest to its strongest")):
             lines.append(f"  {title}:")
             for context in self.contexts(kind)[:5]:  # type: ignore[arg-type]
@@ -157,9 +169,14 @@ class Feature:
                 lines.append(f"    {strength:8.3g}  {context.line(row['max'])}")
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from ensemble_sae.inspection.cards import feature_card
 
-def _told(row: dict[str, Any]) -> Iterator[str]:
-    """What is known beside the contexts, a line for each."""
+        return feature_card(self)
+
+
+def token_lists(row: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    """Of a feature's row, the lists of tokens that are not empty, each with its title."""
     lists = {
         "promoted": "promotes",
         "suppressed": "suppresses",
@@ -171,7 +188,11 @@ def _told(row: dict[str, Any]) -> Iterator[str]:
     }
     for name, title in lists.items():
         if row.get(name) is not None and len(row[name]):
-            yield f"{title}: " + " ".join(f"`{visible(token)}`" for token in row[name])
+            yield title, [visible(token) for token in row[name]]
+
+
+def effects_told(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is known of a feature's effects, a line for each."""
     if "ablation_effect" in row and row["ablation_effect"] == row["ablation_effect"]:
         yield (
             f"without it: log-probability of the next token {row['ablation_effect']:+.3f}, "

@@ -31,7 +31,7 @@ from ensemble_sae.files import (
 )
 from ensemble_sae.inspection.examples import Contexts, Examples
 from ensemble_sae.inspection.feature import Features
-from ensemble_sae.run.sae import Sae
+from ensemble_sae.run import Run, Sae
 
 KINDS = ("top", "spread", "random")
 SETTINGS, TABLE = "settings.json", "table.parquet"
@@ -45,6 +45,33 @@ def folder_of(run: Path, member: int, settings: dict[str, Any]) -> Path:
     return run / "inspected" / f"member-{member:06d}-{digest}"
 
 
+def kept(run: Run, damaged: list[str]) -> dict[int, Path]:
+    """Members whose features are kept as they are at the latest checkpoint: id -> folder.
+
+    Of several questions about one member, the one with effects, then that of most text. Folders
+    that cannot be read are told in `damaged`.
+    """
+    step = run.checkpoints[-1].step if run.checkpoints else 0
+    found: dict[int, tuple[bool, int, Path]] = {}
+    for folder in sorted((run.path / "inspected").glob("member-*")):
+        number = folder.name.split("-")[1]
+        if not (folder / SETTINGS).is_file() or not number.isdigit():
+            continue
+        member = int(number)
+        try:
+            settings = read_json(folder / SETTINGS)
+        except CorruptFile as error:
+            damaged.append(f"{error.what} {error.where}")
+            continue
+        if not isinstance(settings, dict) or settings.get("step") != step:
+            continue
+        if member not in run.configurations:
+            continue
+        rank = (bool(settings.get("effects")), int(settings.get("tokens", 0)), folder)
+        found[member] = max(rank, found.get(member, (False, -1, folder)))
+    return {member: folder for member, (_, _, folder) in found.items()}
+
+
 def save(features: Features, folder: Path) -> None:
     """Write them, all or nothing; what was there stays until then."""
     final, folder = folder, folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
@@ -54,14 +81,18 @@ def save(features: Features, folder: Path) -> None:
     for kind in KINDS:
         contexts: Contexts = getattr(features.examples, kind)
         tensors |= {f"{kind}/{name}": values for name, values in contexts._asdict().items()}
-    more = {"dropped": features.dropped, "drawn": features.examples.drawn}
+    more = {
+        "dropped": features.dropped,
+        "drawn": features.examples.drawn,
+        "histogram": features.histogram,
+    }
     tensors |= {name: tensor for name, tensor in more.items() if tensor is not None}
     write_tensors(folder / EXAMPLES, tensors)
     write_json(
         folder / VOCABULARY, {str(token): text for token, text in features.vocabulary.items()}
     )
     features.table.to_parquet(folder / TABLE)
-    write_json(folder / SETTINGS, features.settings)
+    write_json(folder / SETTINGS, {**features.settings, "effects": features.dropped is not None})
     shutil.rmtree(final, ignore_errors=True)
     os.replace(folder, final)
     sync_folder(final.parent)
@@ -96,8 +127,9 @@ def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Feat
             found=str(error)[:200],
             next_step="remove the folder; it is made again when it is asked for",
         ) from None
-    dropped, drawn = (
-        file.get_tensor(name) if name in names else None for name in ("dropped", "drawn")
+    dropped, drawn, histogram = (
+        file.get_tensor(name) if name in names else None
+        for name in ("dropped", "drawn", "histogram")
     )
     examples = Examples(torch.arange(len(table)), top, spread, random, drawn)
-    return Features(sae, found, table, examples, words, dropped)
+    return Features(sae, found, table, examples, words, dropped, histogram)

@@ -79,7 +79,7 @@ def look(
     examples = collector.examples()
     words = vocabulary.of_examples(examples)
     settings = _settings(recipe, place, text)
-    return Features(sae, settings, table, examples, words)
+    return Features(sae, settings, table, examples, words, histogram=collector.histogram)
 
 
 def with_effects(

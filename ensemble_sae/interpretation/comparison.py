@@ -42,7 +42,7 @@ class Comparison:
         """The rules of some features of a dictionary."""
         self.by_rules[name] = rules.score
         self.about[name] = {"features": len(features), "active": len(features.alive)}
-        self.frames[name] = _frame(chosen, rules)
+        self.frames[name] = frame(chosen, rules)
 
     def add_models(self, name: str, found: Interpretation) -> None:
         """What language models made of the same features."""
@@ -103,7 +103,8 @@ def by_rules(
     return explain_by_rules(examples, lambda token: words.get(token, ""), settings)
 
 
-def _frame(chosen: torch.Tensor, rules: Rules) -> pd.DataFrame:
+def frame(chosen: torch.Tensor, rules: Rules) -> pd.DataFrame:
+    """A row for each chosen feature: `rule`, `kind`, and the scores."""
     import pandas as pd
 
     scores = {name: values.numpy() for name, values in rules.score._asdict().items()}

@@ -11,6 +11,8 @@ features/        per group: how often and how strongly each feature fires, at th
 evaluation/      members in the place of what they reconstruct: losses of the language model
 inspected/       per member that was looked at: contexts of its features, what they promote and do
 interpreted/     explanations of features and their scores; answers of language models
+report/          index.html: the run as a page
+wandb/           what is sent to wandb, or kept for it; wandb.json says as what
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Layout:
         self.features = self.folder / "features"
         self.truth = self.folder / "truth"
         self.evaluation = self.folder / "evaluation"
+        self.report = self.folder / "report" / "index.html"
 
     def exists(self) -> bool:
         """Whether this folder holds a run."""

@@ -98,12 +98,24 @@ class Train(Dynamics):
         return betas
 
 
+class Report(Strict):
+    """What the report at the end shows beyond the members' numbers."""
+
+    look: int = Field(
+        0, ge=0, description="members along the frontier whose features it shows; needs the model"
+    )
+    effects: bool = Field(False, description="also ablate and steer each of their features")
+
+
 class Sweep(Strict):
-    """A whole sweep: `[activations]`, `[train]`, one or several `[[grid]]`, `[[members]]`."""
+    """A whole sweep: `[activations]`, `[train]`, `[report]`, one or several `[[grid]]`,
+    `[[members]]`.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     activations: Activations
     train: Train = Field(default_factory=lambda: Train.model_validate({}))
+    report: Report = Field(default_factory=lambda: Report.model_validate({}))
     grid: list[dict[str, Axis]] = Field(default_factory=list)
     members: list[dict[str, Any]] = Field(default_factory=list)
 

@@ -17,7 +17,7 @@ from ensemble_sae.kernels.forms import FORMS
 from ensemble_sae.metrics.detectors import FLAGS
 from ensemble_sae.signatures import BUILTIN, frame, hyperparameters, revival
 from ensemble_sae.signatures.limits import CHOICES
-from ensemble_sae.sweep.schema import Activations, Train
+from ensemble_sae.sweep.schema import Activations, Report, Train
 from ensemble_sae.train.optimiser import Kind
 
 OF_A_SWEEP = (
@@ -31,6 +31,7 @@ OF_A_SWEEP = (
     [
         ("sweep_files.md", Activations.model_fields, "`[activations]`"),
         ("sweep_files.md", Train.model_fields, "`[train]`"),
+        ("sweep_files.md", Report.model_fields, "`[report]`"),
         ("training.md", Dynamics.model_fields, "Keys of a member"),
         ("training.md", {k: Train.model_fields[k] for k in OF_A_SWEEP}, "Keys of a sweep"),
         ("activations.md", Recipe.model_fields, "Keys of a recipe"),
