@@ -1,6 +1,7 @@
 # make sweep     makes .venv, installs, trains the default sweep into runs/
 # make test      the same environment, runs all checks: lint, types, tests
 # make test-interop   exports loaded by SAELens, dictionary_learning and sparsify themselves
+# make docs      the documentation as a site, into build/site
 # make bench     throughput, scaling, data path, other libraries, metrics: into benchmarks/results/
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ INSTALLED := .venv/.installed
 # Tests start hundreds of processes: these keep their bytecode, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: install sweep test test-interop lint typecheck format bench clean
+.PHONY: install sweep test test-interop docs lint typecheck format bench clean
 
 install: $(INSTALLED)
 
@@ -39,6 +40,9 @@ typecheck: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: install
 	$(BIN)/python benchmarks/throughput.py --docs
