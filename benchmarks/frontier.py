@@ -48,7 +48,7 @@ def problems(table: pd.DataFrame) -> list[str]:
     return said
 
 
-def markdown(run: ensemble_sae.run.Run, rows: int = 12) -> str:
+def markdown(run: ensemble_sae.run.Run, rows: int = 6) -> str:
     """The frontier as a Markdown table, thinned out evenly to `rows` members."""
     best = run.members[run.members["pareto"]].sort_values("l0")
     step = max(1, len(best) // rows)
