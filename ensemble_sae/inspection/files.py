@@ -65,9 +65,10 @@ def kept(run: Run, damaged: list[str]) -> dict[int, Path]:
             continue
         if not isinstance(settings, dict) or settings.get("step") != step:
             continue
-        if member not in run.configurations:
+        tokens = settings.get("tokens")
+        if member not in run.configurations or not isinstance(tokens, int):
             continue
-        rank = (bool(settings.get("effects")), int(settings.get("tokens", 0)), folder)
+        rank = (bool(settings.get("effects")), tokens, folder)
         found[member] = max(rank, found.get(member, (False, -1, folder)))
     return {member: folder for member, (_, _, folder) in found.items()}
 
@@ -98,6 +99,20 @@ def save(features: Features, folder: Path) -> None:
     sync_folder(final.parent)
 
 
+def _check(settings: dict[str, Any], words: dict[int, str], kinds: tuple[Contexts, ...]) -> None:
+    """See that the parts belong together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    for name in ("fragments", "width", "tokens"):
+        if not isinstance(settings.get(name), int):
+            raise ValueError(f"{SETTINGS} has no {name}")
+    met = torch.cat([kind.tokens.flatten().unique() for kind in kinds]).unique().tolist()
+    if lacking := [token for token in met if token not in words]:
+        raise ValueError(f"{VOCABULARY} has no token {lacking[0]}")
+
+
 def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Features | None:
     """Read what is there; None if there is nothing, or it is of other settings.
 
@@ -120,6 +135,7 @@ def load(sae: Sae, folder: Path, settings: dict[str, Any] | None = None) -> Feat
         )
         table = pd.read_parquet(folder / TABLE)
         words = {int(token): text for token, text in read_json(folder / VOCABULARY).items()}
+        _check(found, words, (top, spread, random))
     except Exception as error:  # each library has its own ways to say so
         raise CorruptFile(
             "What is kept of a member's features is damaged.",

@@ -15,8 +15,9 @@ from ensemble_sae.analysis.matched import nearest
 from ensemble_sae.inspection.collecting import EDGES
 from ensemble_sae.inspection.examples import Contexts
 from ensemble_sae.inspection.feature import Features
+from ensemble_sae.inspection.request import FRAGMENTS, PER_DOCUMENT, WIDTH
 from ensemble_sae.reporting.looking import Looked
-from ensemble_sae.reporting.plain import plain
+from ensemble_sae.reporting.plain import plain, short
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,10 +37,10 @@ LISTS = (
 def browsed(looked: Looked) -> dict[str, Any]:
     """One member's features.
 
-    `numbers`: columns by name; `rule`, `kind`, `score`: what a rule makes of each active one;
-    `tokens`: columns of lists of places in `words`; `contexts`: by kind, per feature, a list of
-    [fragment, first, words, places, percents]; `histogram`: counts by size, between `edges`;
-    `neighbours`: per feature, [feature, cosine] of the nearest in the same member.
+    `call`: what gives them in Python; `numbers`: columns by name; `rule`, `score`: what a rule
+    makes of each active one; `tokens`: columns of lists of places in `words`; `contexts`: by
+    kind, per feature, a list of [fragment, strength, words, places, percents]; `histogram`: counts
+    by size, between `edges`; `neighbours`: per feature, [feature, cosine] of the nearest in the same member.
     """
     features = looked.features
     words = _Words()
@@ -48,6 +49,7 @@ def browsed(looked: Looked) -> dict[str, Any]:
     found: dict[str, Any] = {
         "member": looked.member,
         "text": _text(features),
+        "call": _call(looked),
         "numbers": {name: plain(table[name].tolist()) for name in NUMBERS if name in table},
         "tokens": {
             name: [words.places(own) for own in table[name]] for name in LISTS if name in table
@@ -68,6 +70,16 @@ def browsed(looked: Looked) -> dict[str, Any]:
 def _text(features: Features) -> dict[str, Any]:
     names = ("model", "dataset", "hook", "fragments", "width", "tokens")
     return {name: plain(features.settings[name]) for name in names if name in features.settings}
+
+
+def _call(looked: Looked) -> str:
+    """The Python that finds these features again; what was asked for is part of the question."""
+    usual = {"count": FRAGMENTS, "width": WIDTH, "per_document": PER_DOCUMENT}
+    asked = looked.features.settings.get("asked", {})
+    more = [
+        f"{name}={asked[name]}" for name in usual if asked.get(name, usual[name]) != usual[name]
+    ]
+    return f"ensemble_sae.features({', '.join(['run', str(looked.member), *more])})"
 
 
 def _ruled(rules: pd.DataFrame, n: int) -> dict[str, Any]:
@@ -98,25 +110,29 @@ class _Words:
 def _contexts(features: Features, kind: str, count: int, words: _Words) -> list[Any]:
     """Per feature, its first contexts of a kind; of "spread" some, from the weakest on."""
     examples, own = features.examples, getattr(features.examples, kind)
-    largest = torch.from_numpy(features.table["max"].to_numpy(copy=True)).float()
-    percents = (100 * own.activations / largest.clamp_min(1e-12)[:, None, None]).round()
-    percents = percents.clamp(-100, 100).to(torch.int16)
     strongest = own.activations.argmax(2)
     if kind == "spread" and examples.drawn is not None:
         strongest = examples.drawn
+    strength = own.activations.gather(2, strongest[..., None])[..., 0]
+    largest = torch.from_numpy(features.table["max"].to_numpy(copy=True)).float()
     text = {token: words.place(word) for token, word in features.vocabulary.items()}
-    shown = _evenly(own.fragments, count) if kind == "spread" else None
-    found = []
-    for feature in range(len(features)):
-        places = range(min(count, own.fragments.shape[1])) if shown is None else shown[feature]
-        found.append(
-            [
-                _context(own, percents, int(strongest[feature, place]), feature, place, text)
-                for place in places
-                if own.fragments[feature, place] >= 0
-            ]
-        )
-    return found
+    spread = kind == "spread"
+    places = _evenly(own.fragments, count) if spread else _first(own.fragments, count)
+    read = _Reader(own, _percents(own.activations, largest), strongest, strength, text)
+    return [[read.context(n, place) for place in some] for n, some in enumerate(places)]
+
+
+def _percents(activations: Tensor, largest: Tensor) -> Tensor:
+    """Whole percents of each feature's largest, at least 1 where it is active: int16."""
+    percents = (100 * activations / largest.clamp_min(1e-12)[:, None, None]).round()
+    faint = (percents == 0) & (activations != 0)
+    percents = torch.where(faint, activations.sign(), percents)
+    return percents.clamp(-100, 100).to(torch.int16)
+
+
+def _first(fragments: Tensor, count: int) -> list[list[int]]:
+    """Places of the first of those that are there."""
+    return [list(range(min(have, count))) for have in (fragments >= 0).sum(1).tolist()]
 
 
 def _evenly(fragments: Tensor, count: int) -> list[list[int]]:
@@ -128,26 +144,34 @@ def _evenly(fragments: Tensor, count: int) -> list[list[int]]:
     return found
 
 
-def _context(
-    own: Contexts,
-    percents: Tensor,
-    strongest: int,
-    feature: int,
-    place: int,
-    text: dict[int, int],
-) -> list[Any]:
-    first = max(0, strongest - BEFORE)
-    last = strongest + AFTER + 1
-    tokens = own.tokens[feature, place, first:last].tolist()
-    values = percents[feature, place, first:last]
-    active = values.nonzero()[:, 0]
-    return [
-        int(own.fragments[feature, place]),
-        strongest - first,
-        [text[token] for token in tokens],
-        active.tolist(),
-        values[active].tolist(),
-    ]
+class _Reader:
+    """Contexts of one kind as lists: single numbers of tensors are slow to read."""
+
+    def __init__(
+        self,
+        own: Contexts,
+        percents: Tensor,
+        strongest: Tensor,
+        strength: Tensor,
+        text: dict[int, int],
+    ) -> None:
+        self._tokens, self._fragments = own.tokens.numpy(), own.fragments.tolist()
+        self._percents, self._text = percents.numpy(), text
+        self._strongest, self._strength = strongest.tolist(), strength.tolist()
+
+    def context(self, feature: int, place: int) -> list[Any]:
+        """[fragment, strength, words, places, percents] around the strongest token."""
+        strongest = self._strongest[feature][place]
+        first, last = max(0, strongest - BEFORE), strongest + AFTER + 1
+        values = self._percents[feature, place, first:last].tolist()
+        active = [at for at, value in enumerate(values) if value]
+        return [
+            self._fragments[feature][place],
+            short(self._strength[feature][place]),
+            [self._text[token] for token in self._tokens[feature, place, first:last].tolist()],
+            active,
+            [values[at] for at in active],
+        ]
 
 
 def _histogram(features: Features) -> dict[str, Any] | None:

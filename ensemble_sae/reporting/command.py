@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ensemble_sae.errors import UserError
 from ensemble_sae.evaluation.command import chosen as chosen_members
 from ensemble_sae.inspection.looking import OnProgress
 from ensemble_sae.inspection.request import FRAGMENTS, Desk
@@ -78,6 +79,14 @@ def look_first(run: Run, look: Look, on_progress: OnProgress) -> None:
     """
     members = along_the_frontier(run, look.count) if look.count else []
     members += [m for m in chosen_members(run, look.members) or [] if m not in members]
+    for member in members:
+        if member not in run.configurations:  # before hours are spent on those before it
+            raise UserError(
+                "There is no such member.",
+                where=str(run.path),
+                found=str(member),
+                allowed=f"0 to {max(run.configurations)}",
+            )
     if members:
         desk = Desk(run, look.fragments, model=look.model, dataset=look.dataset, device=look.device)
         look_at(desk, members, look.effects, on_progress)

@@ -68,7 +68,7 @@ def _time(run: Run, table: pd.DataFrame) -> list[Fact]:
         ("took", span(seconds) if seconds else ""),
         ("speed", speed),
         ("waited for data", waited),
-        ("on", f"{status.get('hardware', '')} ({', '.join(status.get('devices', []))})"),
+        ("on", _machine(status)),
         ("memory", _memory(status.get("peak_bytes"))),
         ("versions", ", ".join(f"{k} {v}" for k, v in status.get("versions", {}).items())),
     ]
@@ -80,8 +80,16 @@ def _troubles(table: pd.DataFrame) -> list[Fact]:
     told = "none" if frozen.empty else f"{len(frozen)}: {_some(frozen['name'])}"
     return [
         ("frozen, not finite", told),
-        ("flagged", "none" if flagged.empty else f"{len(flagged)}: {_some(flagged['name'])}"),
+        ("flagged", _by_flag(flagged)),
     ]
+
+
+def _by_flag(flagged: pd.DataFrame) -> str:
+    """How many members have each flag."""
+    if flagged.empty:
+        return "none"
+    counts = flagged["flags"].str.split(", ").explode().value_counts()
+    return ", ".join(f"{count} {flag}" for flag, count in counts.items())
 
 
 def _some(names: pd.Series, most: int = 3) -> str:
@@ -95,6 +103,11 @@ def span(seconds: float) -> str:
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60} min"
     return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{whole} s"
+
+
+def _machine(status: dict[str, Any]) -> str:
+    devices = ", ".join(status.get("devices", []))
+    return " ".join(part for part in (status.get("hardware"), devices and f"({devices})") if part)
 
 
 def _memory(peaks: Any) -> str:

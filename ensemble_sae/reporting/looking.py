@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ensemble_sae.errors import CorruptFile, UserError
+from ensemble_sae.errors import UserError
 from ensemble_sae.files import write_atomically
 from ensemble_sae.inspection import files
 from ensemble_sae.inspection.feature import Features
@@ -66,12 +67,8 @@ def _rules(features: Features, folder: Path) -> pd.DataFrame | None:
 
     path = folder / RULES
     if path.is_file():
-        try:
+        with suppress(Exception):  # pyarrow has many ways to say so; they are found again
             return pd.read_parquet(path)
-        except Exception as error:  # pyarrow has many ways to say that bytes make no sense
-            raise CorruptFile(
-                "A table of rules is damaged.", where=str(path), found=str(error)[:200]
-            ) from None
     if features.settings["fragments"] < LEAST or not len(features.alive):
         return None
     table = frame(features.alive, by_rules(features, features.alive))

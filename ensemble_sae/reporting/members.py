@@ -24,19 +24,28 @@ def members(table: pd.DataFrame, more: dict[str, pd.Series]) -> dict[str, Any]:
     found = table.assign(**{name: values.reindex(table.index) for name, values in more.items()})
     varied = axes(table)
     metrics = [n for n in METRICS if n in found and found[n].notna().any()]
-    constant = [
-        c for c in table.columns if c not in (*varied, *FOUND, "name") and table[c].notna().any()
+    others = [c for c in table.columns if c not in (*varied, *FOUND, *HIDDEN, "name")]
+    constant = [c for c in others if table[c].nunique(dropna=False) == 1 and table[c].notna().all()]
+    own = [c for c in others if c not in constant and table[c].notna().any()]
+    shown = [
+        "name",
+        *varied,
+        *metrics,
+        "pareto",
+        "status",
+        "flags",
+        "dead_features",
+        *own,
+        *constant,
     ]
-    shown = ["name", *varied, *metrics, "pareto", "status", "flags", "dead_features", *constant]
     found["dead_features"] = (found["dead"] * found["n_dict"]).round()
-    if "n_dict" not in shown:
-        shown.append("n_dict")
     order = list(dict.fromkeys(n for n in shown if n in found and n not in HIDDEN))
     return {
         "ids": [int(member) for member in found.index],
         "columns": {name: [plain(v) for v in found[name].tolist()] for name in order},
         "axes": [_axis(found, name) for name in varied],
         "metrics": metrics,
+        "own": own,
         "constant": constant,
         "words": {name: word(name)._asdict() for name in order},
     }

@@ -23,6 +23,7 @@ SCRIPTS = (
     *("words.js", "state.js", "plots.js", "filters.js", "pareto.js", "heat.js", "curves.js"),
     *("sizes.js", "profiles.js", "chosen.js", "table.js", "features.js", "start.js"),
 )
+LEVEL = 6  # of compression: higher ones take several times as long and gain little
 PLOTLY = "package_data/plotly.min.js"
 
 
@@ -58,7 +59,7 @@ def _policy(*scripts: str) -> str:
 
 def _block(name: str, value: Any) -> str:
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(text.encode(), LEVEL, mtime=0)).decode()
     return f'<script type="application/gzip" id="{name}">{packed}</script>'
 
 

@@ -26,8 +26,9 @@ def short(value: float) -> float | int | None:
     """Five significant digits; whole numbers as such."""
     if not math.isfinite(value):
         return None
-    rounded = float(f"{value:.{DIGITS}g}")
-    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e15 else rounded
+    if value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return float(f"{value:.{DIGITS}g}")
 
 
 def thinned(length: int, most: int) -> list[int]:

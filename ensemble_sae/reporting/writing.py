@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,7 +58,8 @@ def write_report(run: Run, tell: Tell = lambda what: None) -> Path:
 
 def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[str, Any]:
     """All of the page but the features."""
-    table = run.members if "fvu" in run.members else _unfinished(run)
+    known = "fvu" in run.members and run.members["fvu"].notna().any()
+    table = run.members if known else _as_trained(run, notes)
     tell("comparing dictionaries")
     near = _or_note(lambda: structure.beside(run, notes), notes)
     truth = _or_note(lambda: structure.compared(run, notes), notes)
@@ -70,8 +73,8 @@ def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[
         notes += _partly(run, table)
     return {
         "name": run.path.resolve().name,
-        "load": f"ensemble_sae.load({_shown(run.path)!r})",
-        "path": _shown(run.path),
+        "load": f"ensemble_sae.load({json.dumps(_shown(run.path), ensure_ascii=False)})",
+        "path": shlex.quote(_shown(run.path)),
         "glance": glance(run, table),
         "members": members(table, _more(run, near, truth, chosen)),
         "training": curves.training(run),
@@ -84,9 +87,11 @@ def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[
     }
 
 
-def _unfinished(run: Run) -> pd.DataFrame:
-    """The members of a run that was not evaluated: what training said of them last."""
+def _as_trained(run: Run, notes: list[str]) -> pd.DataFrame:
+    """The members of a run without held-out numbers: what training said of them last."""
     table, metrics = run.members.copy(), run.metrics
+    if len(metrics):
+        notes.append("No held-out rows were evaluated: FVU and L0 are those of the last round.")
     for name in ("fvu", "l0"):
         table[name] = float("nan")
         if len(metrics):

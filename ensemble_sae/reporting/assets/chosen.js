@@ -7,7 +7,7 @@ const makeChosen = () => {
   box.append(el("p", { class: "soft" }, "Click a point above, or a row of the table, to choose a member."));
 };
 
-const python = (row) => `import ensemble_sae\n\nrun = ${state.data.load}\nsae = run.sae(${row.id})  # ${row.name}`;
+const python = (row) => `import ensemble_sae\n\nrun = ${state.data.load}\nsae = run.sae(${row.id})  # ${row.name.replace(/\s+/g, " ")}`;
 
 const chosenParts = () => {
   const row = state.byId.get(state.chosen);
@@ -22,8 +22,8 @@ const chosenParts = () => {
       row.pareto ? el("span", { class: "badge" }, "Pareto-best") : null,
       row.status !== "trained" ? el("span", { class: "badge warn" }, row.status) : null,
       row.flags ? el("span", { class: "badge warn" }, row.flags) : null),
-    facts([...state.metrics, "n_dict"]),
-    facts(state.axes.map((axis) => axis.name)),
+    facts(state.metrics),
+    facts([...state.axes.map((axis) => axis.name), ...state.data.members.own]),
     el("details", {}, el("summary", {}, "What all members share"), facts(rest)),
     looked
       ? el("p", {}, el("button", { type: "button", id: "its-features", onclick: () => showFeatures(row.id) }, "Look at its features"))

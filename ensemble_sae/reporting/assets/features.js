@@ -50,7 +50,7 @@ const showFeatures = async (member, { scroll = true, feature = null } = {}) => {
   if (!sorts.includes(browser.sort)) browser.sort = sorts[0];
   by("feature-sort").replaceChildren(select("sort by", sorts.map((name) => [name, SORTS[name][0]]), browser.sort, (value) => { browser.sort = value; listed(); }));
   listed();
-  const first = feature !== null && feature < column("density").length ? feature : browser.matching[0];
+  const first = Number.isInteger(feature) && feature >= 0 && feature < column("density").length ? feature : browser.matching[0];
   if (first !== undefined) showFeature(first);
 };
 
@@ -104,6 +104,7 @@ const showFeature = (feature) => {
   browser.feature = feature;
   remember({ member: browser.member, feature });
   for (const button of by("feature-list").querySelectorAll("button")) button.classList.toggle("on", Number(button.dataset.feature) === feature);
+  if (by("histogram")) Plotly.purge(by("histogram"));
   by("feature").replaceChildren(...featureParts(feature));
   drawHistogram(feature);
 };
@@ -133,8 +134,8 @@ const featureParts = (feature) => {
     ...LISTS.filter(([name]) => ((block.tokens[name] || [])[feature] || []).length).map(([name, title, reads]) =>
       el("p", { class: "chips", title: reads }, el("strong", {}, `${title}: `), block.tokens[name][feature].map((at) => el("code", {}, visible(block.words[at]))))),
     ...contextParts(feature, "top", "Strongest"), ...contextParts(feature, "spread", "From its weakest to its strongest"),
-    el("div", { id: "histogram" }), neighbourPart(feature),
-    code(`${python(state.byId.get(member))}\nfeature = ensemble_sae.features(run, ${member})[${feature}]`),
+    histogramPart(feature), neighbourPart(feature),
+    code(`${python(state.byId.get(member))}\nfeature = ${block.call}[${feature}]`),
   ].filter((one) => one !== null);
 };
 
@@ -143,9 +144,9 @@ const contextParts = (feature, kind, title) => {
   const contexts = block.contexts[kind][feature];
   if (!contexts.length) return [];
   const largest = block.numbers.max[feature];
-  return [el("h4", {}, title), el("ol", { class: "contexts" }, contexts.map(([fragment, strongest, tokens, places, percents]) => {
+  return [el("h4", {}, title), el("ol", { class: "contexts" }, contexts.map(([fragment, strength, tokens, places, percents]) => {
     const at = new Map(places.map((place, i) => [place, percents[i]]));
-    return el("li", { title: `fragment ${fragment}` }, el("span", { class: "strength" }, number((at.get(strongest) || 0) / 100 * largest)),
+    return el("li", { title: `fragment ${fragment}` }, el("span", { class: "strength" }, number(strength)),
       el("span", { class: "text" }, tokens.map((token, place) => {
         const share = at.get(place) || 0;
         const text = visible(block.words[token]);
@@ -164,20 +165,30 @@ const neighbourPart = (feature) => {
     el("button", { type: "button", class: "small", title: `cosine ${number(cosine)}`, onclick: () => showFeature(other) }, `${other} (${number(cosine, 2)})`)));
 };
 
-const drawHistogram = (feature) => {
+const sizesOf = (feature) => {
   const { histogram } = browser.block;
+  const used = histogram ? histogram.counts[feature].map((count, i) => (count ? i : -1)).filter((i) => i >= 0) : [];
+  return used.length ? [used[0], used[used.length - 1] + 1] : null;
+};
+
+const histogramPart = (feature) => {
+  if (!sizesOf(feature)) return null;
+  const plot = el("div", { id: "histogram", role: "img", "aria-label": "Histogram of its activations" });
+  return el("figure", {}, el("div", { class: "head" }, el("h4", {}, "How strongly it fires"),
+    el("div", { class: "tools" }, downloads(plot, `feature-${browser.member}-${feature}`, "How strongly it fires"))),
+  plot, el("figcaption", {}, "Tokens by the activation of this feature, where it fires; two bars per doubling."));
+};
+
+const drawHistogram = (feature) => {
+  if (!sizesOf(feature)) return;
+  const { edges, counts } = browser.block.histogram;
+  const [low, high] = sizesOf(feature);
+  const bars = edges.slice(low, high);
   const room = by("histogram");
-  if (!histogram || !histogram.counts[feature].some((count) => count)) { room.remove(); return; }
-  const { edges } = histogram;
-  const counts = histogram.counts[feature];
-  const used = counts.map((count, i) => (count ? i : -1)).filter((i) => i >= 0);
-  const [low, high] = [used[0], used[used.length - 1] + 1];
-  room.setAttribute("role", "img");
-  room.setAttribute("aria-label", "Histogram of its activations");
   Plotly.newPlot(room, [{
-    type: "bar", y: counts.slice(low, high), x: edges.slice(low, high).map((edge, i) => Math.sqrt(edge * edges[low + i + 1])),
-    width: edges.slice(low, high).map((edge, i) => 0.94 * (edges[low + i + 1] - edge)), marker: { color: COLOURS[0] },
+    type: "bar", y: counts[feature].slice(low, high), x: bars.map((edge, i) => Math.sqrt(edge * edges[low + i + 1])),
+    width: bars.map((edge, i) => 0.94 * (edges[low + i + 1] - edge)), marker: { color: COLOURS[0] },
     hovertemplate: "%{y} tokens, about %{x:.3g}<extra></extra>",
-  }], { ...laidOut({ xaxis: { title: "activation where it fires", type: "log" }, yaxis: { title: "tokens" } }, 220, room.clientWidth, [{ x: edges.slice(low, high + 1) }]), height: 220, showlegend: false, bargap: 0 },
+  }], { ...laidOut({ xaxis: { title: "activation", type: "log" }, yaxis: { title: "tokens" } }, 220, room.clientWidth, [{ x: edges.slice(low, high + 1) }]), height: 220, showlegend: false, bargap: 0 },
   { responsive: true, displayModeBar: false });
 };

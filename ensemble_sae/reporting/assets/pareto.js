@@ -112,15 +112,17 @@ const symbolLegend = (symbol, sign, rows) =>
     marker: { size: 9, color: look().soft, symbol: sign(value) },
   }));
 
-// Of each hook: members that no other beats. Less is better across; up, as the metric has it.
+// Of each hook: members that no other beats; of L0 less is better, of metrics as their words have it.
 const frontiers = (rows, x, y) => {
-  const sense = { low: 1, high: -1 }[state.words[y].better];
-  if (!sense) return [];
+  const senses = { low: 1, high: -1 };
+  const sense = senses[state.words[y].better];
+  const along = x === "l0" ? 1 : senses[state.words[x].better];
+  if (!sense || !along) return [];
   const hooks = [...new Set(rows.map((row) => row.hook))];
   return hooks.map((hook, place) => {
     let reached = Infinity;
     const line = rows.filter((row) => row.hook === hook)
-      .sort((a, b) => a[x] - b[x] || sense * (a[y] - b[y]))
+      .sort((a, b) => along * (a[x] - b[x]) || sense * (a[y] - b[y]))
       .filter((row) => { if (sense * row[y] >= reached) return false; reached = sense * row[y]; return true; });
     return {
       type: "scatter", mode: "lines", x: line.map((r) => r[x]), y: line.map((r) => r[y]), hoverinfo: "skip",

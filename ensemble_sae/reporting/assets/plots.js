@@ -19,22 +19,23 @@ const watcher = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
+// Buttons that save a plot as a picture.
+const downloads = (plot, name, title) => ["PNG", "SVG"].map((kind) =>
+  el("button", {
+    type: "button", class: "small", title: `Save this figure as ${kind}`, "aria-label": `Save "${title}" as ${kind}`,
+    onclick: () => Plotly.downloadImage(plot, {
+      format: kind.toLowerCase(), filename: `${state.data.name}-${name}`, width: 1000, height: 600,
+      scale: kind === "PNG" ? 2 : 1,
+    }),
+  }, kind));
+
 // Make a figure in a section. `work()` gives {traces, layout, reads} or null for nothing to show.
 const figure = (section, { name, title, reads, events, controls = [], height = 460, work, after }) => {
   const plot = el("div", { class: "plot" });
   const caption = el("figcaption", {}, reads || "");
   const nothing = el("p", { class: "soft empty", hidden: true }, "Nothing to show.");
-  const download = ["PNG", "SVG"].map((kind) =>
-    el("button", {
-      type: "button", class: "small", title: `Save this figure as ${kind}`,
-      "aria-label": `Save "${title}" as ${kind}`,
-      onclick: () => Plotly.downloadImage(plot, {
-        format: kind.toLowerCase(), filename: `${state.data.name}-${name}`, width: 1000, height: 600,
-        scale: kind === "PNG" ? 2 : 1,
-      }),
-    }, kind));
   const whole = el("figure", { id: `figure-${name}` },
-    el("div", { class: "head" }, el("h3", {}, title), el("div", { class: "tools" }, download)),
+    el("div", { class: "head" }, el("h3", {}, title), el("div", { class: "tools" }, downloads(plot, name, title))),
     el("div", { class: "controls" }, controls), plot, nothing, caption);
   by(section).append(whole);
   const made = { plot, whole, seen: false, stale: true, name };
@@ -135,12 +136,25 @@ const placed = (name, value) =>
 const escaped = (text) =>
   String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
+// What all members share, four to a line; made once.
+const shared = () => {
+  if (!state.shared) {
+    const values = state.data.members.constant
+      .map((name) => `${escaped(label(name))} ${escaped(shown(name, state.rows[0][name]))}`);
+    const lines = [];
+    for (let at = 0; at < values.length; at += 4) lines.push(values.slice(at, at + 4).join(", "));
+    state.shared = lines.length ? [`<span style="font-size: 10px">all: ${lines.join("<br>")}</span>`] : [];
+  }
+  return state.shared;
+};
+
 // The whole configuration of a member, for a hover.
 const told = (row) => [
   `<b>${escaped(row.name)}</b>`,
-  ...state.axes.filter((axis) => row[axis.name] !== null)
-    .map((axis) => `${escaped(label(axis.name))}: ${escaped(shown(axis.name, row[axis.name]))}`),
+  ...[...state.axes.map((axis) => axis.name), ...state.data.members.own].filter((name) => row[name] !== null)
+    .map((name) => `${escaped(label(name))}: ${escaped(shown(name, row[name]))}`),
   ...state.metrics.filter((name) => row[name] !== null)
     .map((name) => `${escaped(label(name))}: <b>${escaped(shown(name, row[name]))}</b>`),
+  ...shared(),
   `member ${row.id}${row.pareto ? ", Pareto-best" : ""}${row.flags ? `, ${escaped(row.flags)}` : ""}`,
 ].join("<br>");

@@ -8,7 +8,7 @@ const makeSizes = () => {
   if (!by("sizes").querySelector("figure")) by("sizes").remove();
 };
 
-const spread = (value, row) => value * (1 + 0.05 * ((row.id * 0.618) % 1 - 0.5)); // so that points part
+const spread = (value, row) => value * (1 + 0.3 * ((row.id * 0.618) % 1 - 0.5)); // so that points part
 
 const scatterBy = (rows, colour, of) => {
   const shades = palette(colour);
@@ -29,7 +29,7 @@ const penalty = () => ["l1", "l0_coefficient", "k", "target_l0"].find((n) => axi
 const makeDead = () => state.metrics.includes("dead") && figure("sizes", {
   name: "dead", title: "Dead features against size", events: "filter", after: clickChooses,
   work: () => {
-    const rows = state.visible.filter((row) => row.dead !== null);
+    const rows = state.visible.filter((row) => (row.dead ?? null) !== null);
     const sizes = [...new Set(rows.map((row) => row.n_dict))].sort((a, b) => a - b);
     const none = rows.length && rows.every((row) => row.dead === 0);
     return {

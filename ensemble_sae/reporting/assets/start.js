@@ -22,6 +22,15 @@ const firstChosen = () => {
   return row.id;
 };
 
+// Another address of this page: what it names is shown.
+const follow = () => {
+  const now = recalled();
+  if (!now.has("member") || !state.byId.has(Number(now.get("member")))) return;
+  const [member, feature] = [Number(now.get("member")), now.get("feature")];
+  choose(member);
+  if (feature !== null && isLooked(member)) showFeatures(member, { feature: Number(feature) });
+};
+
 const begin = async () => {
   take(await unpack("data"));
   beginTheme();
@@ -41,6 +50,7 @@ const begin = async () => {
   const member = firstChosen();
   choose(member);
   if (feature !== null && isLooked(member)) showFeatures(member, { scroll: true, feature: Number(feature) });
+  addEventListener("hashchange", follow);
   by("loading").remove();
   document.documentElement.dataset.ready = "yes";
 };

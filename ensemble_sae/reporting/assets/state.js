@@ -37,6 +37,7 @@ const filtered = (name, test) => {
 
 const choose = (id, { scroll = false } = {}) => {
   if (!state.byId.has(id)) return;
+  if (id !== state.chosen && state.chosen !== null) remember({ feature: null });
   state.chosen = id;
   remember({ member: id });
   tell("choose");

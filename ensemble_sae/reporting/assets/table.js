@@ -30,7 +30,7 @@ const makeTable = () => {
       el("button", { type: "button", id: "csv", onclick: () => saved(`${state.data.name}-members.csv`, "text/csv", csv(tableRows(), all())) }, "CSV"),
       el("button", { type: "button", id: "json", onclick: () => saved(`${state.data.name}-members.json`, "application/json", JSON.stringify(tableRows(), null, 1)) }, "JSON")),
     el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Members" },
-      el("table", { id: "table" }, el("thead", {}, el("tr", {}, [...heads.values()], el("th", { scope: "col" }, "Python"))), body)),
+      el("table", { id: "table" }, el("thead", {}, el("tr", {}, heads.get("name"), el("th", { scope: "col" }, "Python"), [...heads.values()].slice(1))), body)),
     el("p", { class: "soft" }, "★ marks Pareto-best members. Heads sort; the search takes all words that it is given. What is saved has every column of the members that are shown."));
   listen("filter", fill);
   listen("choose", () => {
@@ -40,10 +40,9 @@ const makeTable = () => {
 };
 
 const line = (row, columns) => el("tr", { "data-id": String(row.id), class: row.id === state.chosen ? "on" : "" },
-  columns.map((name) => (name === "name"
-    ? el("th", { scope: "row" }, el("button", { type: "button", class: "link", onclick: () => choose(row.id, { scroll: true }) }, `${row.pareto ? "★ " : ""}${row.name}`))
-    : el("td", typeof row[name] === "string" ? { class: "word" } : {}, shown(name, row[name])))),
-  el("td", {}, copying(python(row))));
+  el("th", { scope: "row" }, el("button", { type: "button", class: "link", onclick: () => choose(row.id, { scroll: true }) }, `${row.pareto ? "★ " : ""}${row.name}`)),
+  el("td", {}, copying(python(row))),
+  columns.filter((name) => name !== "name").map((name) => el("td", typeof row[name] === "string" ? { class: "word" } : {}, shown(name, row[name]))));
 
 const tableRows = () => {
   const words = tableView.search.toLowerCase().split(/\s+/).filter(Boolean);

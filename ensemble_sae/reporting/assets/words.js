@@ -14,7 +14,9 @@ const el = (tag, given = {}, ...inside) => {
 const by = (id) => document.getElementById(id);
 
 const unpack = async (id) => {
-  const packed = Uint8Array.from(atob(by(id).textContent), (c) => c.charCodeAt(0));
+  const text = atob(by(id).textContent);
+  const packed = new Uint8Array(text.length);
+  for (let at = 0; at < text.length; at += 1) packed[at] = text.charCodeAt(at);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 };
@@ -69,7 +71,7 @@ const copied = async (text) => {
 };
 
 const code = (text) =>
-  el("div", { class: "code" }, el("pre", {}, el("code", {}, text)), copying(text));
+  el("div", { class: "code" }, copying(text), el("pre", {}, el("code", {}, text)));
 
 const saved = (name, kind, text) => {
   const address = URL.createObjectURL(new Blob([text], { type: kind }));
