@@ -61,7 +61,8 @@ def markdown(run: ensemble_sae.run.Run, rows: int = 6) -> str:
     lines += [
         "",
         f"{shown} of the {len(best)} Pareto-best of {len(run.members)} members, on held-out rows; "
-        f"harvest, training and evaluation took {seconds / 60:.1f} minutes on "
+        f"harvest, training and evaluation took {seconds / 60:.1f} minutes "
+        "(installing, looking at features and writing the report not counted) on "
         f"{run.status['hardware']}. Made by `make sweep`.",
     ]
     return "\n".join(lines) + "\n"

@@ -122,11 +122,11 @@ def walk(work: Path, saelens: str, steps: Steps) -> None:
     steps.do("load it in Python", lambda: _python(mine, python, home))
     words = command.replace("\\\n", " ").split()[1:]
     steps.do("export it", lambda: run(mine, *words, cwd=home).splitlines()[0])
-    steps.do("load it with SAELens", lambda: _saelens(saelens, home))
+    steps.do("load it with SAELens", lambda: _saelens(saelens, words[-1], home))
 
 
-def _saelens(python: str, home: Path) -> str:
-    said = run(python, "-c", SAELENS.format(folder="exported"), cwd=home).splitlines()
+def _saelens(python: str, folder: str, home: Path) -> str:
+    said = run(python, "-c", SAELENS.format(folder=folder), cwd=home).splitlines()
     return f"codes of shape {said[-1]}"
 
 
@@ -146,8 +146,9 @@ def table(steps: Steps, hardware: str) -> str:
     total = sum(seconds for _, seconds, _ in steps.rows) / 60
     lines += [
         "",
-        f"{total:.0f} minutes in all on {hardware}; packages came from a registry nearby. The "
-        "environment of SAELens was there before. Made by `python benchmarks/new_user.py`.",
+        f"{total:.0f} minutes in all on {hardware}; how long the installation takes depends on the "
+        "network, and the environment of SAELens was there before. Made by "
+        "`python benchmarks/new_user.py --work build/new_user`.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -124,7 +124,7 @@ def looked_at(member: int, features: int) -> Looked:
             "top_and_random": draw.random(features),
         }
     )
-    return Looked(member, found, rules)
+    return Looked(member, found, rules, f"ensemble_sae.features(run, {member})")
 
 
 def _sae(features: int, generator: torch.Generator) -> SimpleNamespace:

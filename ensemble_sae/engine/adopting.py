@@ -88,6 +88,10 @@ def adopted(
 
 
 def _refuse_existing(folder: Path) -> None:
+    if not folder.name:  # "." or "..": it is put in its place whole, under its name
+        raise UserError(
+            "A run needs a folder of its own.", where=str(folder), next_step="--run NAME"
+        )
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(
             "There is something in this folder already.",

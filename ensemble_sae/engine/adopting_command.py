@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ensemble_sae.data.progress import Progress
@@ -37,7 +38,7 @@ def execute(
     console = Console()
 
     def tell(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     try:
         with progress("reading") as show:
@@ -78,7 +79,12 @@ def _shown(run: Run) -> Table:
     shown.add_column("flags")
     rows: list[dict[Any, Any]] = run.members.reset_index().sort_values("l0").to_dict("records")
     for row in rows:
-        cells = ["★" if row["pareto"] else "", str(row["id"]), row["name"], f"{row['n_dict']:,}"]
+        cells = [
+            "★" if row["pareto"] else "",
+            str(row["id"]),
+            escape(row["name"]),
+            f"{row['n_dict']:,}",
+        ]
         if math.isnan(row["fvu"]):
             cells += ["", "", ""]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,18 @@ def recipe_of(
         if isinstance(found, SyntheticRecipe):
             _check_there(hooks, found)
             return found
-        name = f"{found.name}{SUFFIX}" if any(given.values()) else found.name
+        other = "\n".join(f"{key}={value}" for key, value in given.items() if value)
+        digest = hashlib.blake2b(other.encode(), digest_size=4).hexdigest()
+        name = f"{found.name}{SUFFIX}-{digest}" if other else found.name
         return found.model_copy(update={"name": name, "hooks": hooks})
     said = {name: value or _agreed(saes, name) for name, value in given.items()}
     if not all(said.values()):
         return None
     context = _agreed(saes, "context")
+    about = "\n".join(map(str, (*said.values(), context)))
+    digest = hashlib.blake2b(about.encode(), digest_size=4).hexdigest()  # other rows, another store
     values = {
-        "name": f"{Path(str(said['model'])).name}{SUFFIX}",
+        "name": f"{Path(str(said['model'])).name}{SUFFIX}-{digest}",
         **said,
         "hooks": hooks,
         "rows": ROWS,

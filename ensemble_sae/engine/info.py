@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ensemble_sae.data.disk import human_bytes
@@ -76,7 +79,7 @@ def _status(run: Run) -> str:
     try:
         with Layout(run.path).locked():
             return "stopped"
-    except Busy:
+    except (Busy, OSError):  # also where only its owner may lock it
         return said
 
 
@@ -103,11 +106,18 @@ def _counts(status: pd.Series) -> dict[str, int]:
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of every entry of the folder, the largest first."""
-    found = {
-        entry.name: sum(p.stat().st_size for p in (entry, *entry.rglob("*")) if p.is_file())
-        for entry in folder.iterdir()
-    }
+    found = {entry.name: _bytes(entry) for entry in folder.iterdir()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _bytes(entry: Path) -> int:
+    """Of a file, or of all below a folder; what is gone in the meantime is nothing."""
+    below = (Path(folder) / name for folder, _, names in os.walk(entry) for name in names)
+    total = 0
+    for path in [entry] if entry.is_file() else below:
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
 
 
 def _best(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -167,7 +177,15 @@ def _next(run: Run, status: str, done: dict[str, Any], best: list[dict[str, Any]
         found += [] if done["interpreted"] else [spelled("interpret", folder)]
     if best:
         member = str(best[len(best) // 2]["id"])
-        words = (folder, "--member", member, "--to", "saelens", "--out", "exported")
+        words = (
+            folder,
+            "--member",
+            member,
+            "--to",
+            "saelens",
+            "--out",
+            f"exported/saelens-{member}",
+        )
         found.append(spelled("export", *words))
     return found
 
@@ -243,6 +261,6 @@ def _best_table(best: list[dict[str, Any]]) -> Table:
         shown.add_column(head, justify="left" if words else "right", no_wrap=not words)
     for row in best:
         cells = [str(row["l0_at_most"] or "any"), *([row["hook"]] if several else [])]
-        cells += [str(row["id"]), row["name"], f"{row['l0']:.1f}", f"{row['fvu']:.4f}"]
+        cells += [str(row["id"]), escape(row["name"]), f"{row['l0']:.1f}", f"{row['fvu']:.4f}"]
         shown.add_row(*cells)
     return shown

@@ -50,7 +50,7 @@ def show_installation(found: dict[str, Any], console: Console) -> None:
     """Print what `of_installation` found."""
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(", ".join(f"{name} {value or '-'}" for name, value in found["versions"].items()))
     say(f"\n{found['hardware']}; a sweep would train on:")
@@ -116,7 +116,7 @@ def _table(stores: list[dict[str, Any]]) -> Table:
     for store in stores:
         rows = f"{store['rows']:,} rows{'' if store['complete'] else ' so far'}"
         size = f"{store['d_activation']} x {store['dtype']}, {human_bytes(store['bytes'])}"
-        table.add_row(f"  {store['path']}", rows, size)
+        table.add_row(f"  {escape(str(store['path']))}", rows, size)
     return table
 
 

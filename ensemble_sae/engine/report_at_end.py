@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 from ensemble_sae.dispatch.observer import Observer
 from ensemble_sae.errors import UserError
@@ -10,20 +12,23 @@ from ensemble_sae.reporting import write_report
 from ensemble_sae.reporting.command import Look, look_first
 from ensemble_sae.run import Run
 from ensemble_sae.sweep.schema import Report
+from ensemble_sae.terminal import spelled
 
 
-def report_at_end(run: Run, asked: Report, observer: Observer) -> None:
+def report_at_end(
+    opened: Callable[[], Run], folder: Path, asked: Report, observer: Observer
+) -> None:
     """Look at features if the sweep asks for it, and write the page; the observer is told where."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    again = f"python -m ensemble_sae.report {run.path} makes it"
+    again = f"this makes it: {spelled('report', str(folder))}"
     try:
+        run = opened()
         _look(run, asked, observer)
         observer.reported(write_report(run, observer.reporting))
     except KeyboardInterrupt:
         observer.warning(f"the report is left out; {again}")
     except Exception as error:
-        reason = error.what if isinstance(error, UserError) else repr(error)
-        observer.warning(f"the report could not be written: {reason} {again}")
+        observer.warning(f"the report could not be written: {_reason(error)} {again}")
 
 
 def _look(run: Run, asked: Report, observer: Observer) -> None:
@@ -34,5 +39,9 @@ def _look(run: Run, asked: Report, observer: Observer) -> None:
 
     try:
         look_first(run, Look(count=asked.look, effects=asked.effects), telling)
-    except UserError as error:
-        observer.warning(f"the report shows no features: {error.what}")
+    except Exception as error:
+        observer.warning(f"the report shows no features: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return error.what if isinstance(error, UserError) else repr(error)

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +157,17 @@ class _Training:
         try:
             evaluated = dispatcher.run(self.checkpoint)
             self._finish(evaluated, ledger, dispatcher)
-            signals.dispatcher = None  # there is nothing left to save: a signal ends the report
-            if report:
-                report_at_end(_opened(self.layout), self.ready.sweep.report, self.observer)
         except (Interrupted, KeyboardInterrupt):
             self.record.end("interrupted")
             raise
         except BaseException:
             self.record.end("failed")
             raise
+        else:
+            signals.finished = True
+            if report:
+                opened = partial(_opened, self.layout)
+                report_at_end(opened, self.layout.folder, self.ready.sweep.report, self.observer)
         finally:
             self.observer.ended()
 

@@ -25,11 +25,13 @@ class Stopped(UserError):
 class Signals:
     """The first signal pauses and saves the training; a second one ends everything at once.
 
-    Before there is a `dispatcher` to pause, the first one ends the sweep as `Stopped`.
+    Before there is a `dispatcher` to pause, the first one ends the sweep as `Stopped`. When the
+    training is `finished`, it interrupts what is still done for the eye.
     """
 
     def __init__(self) -> None:
         self.dispatcher: Dispatcher | None = None
+        self.finished = False
         self._received = 0
         self._before: dict[int, Any] = {}
 
@@ -55,7 +57,7 @@ class Signals:
     def _handle(self, number: int, frame: Any) -> None:
         if self._received:
             child.kill_all()
-        if self._received or self.dispatcher is None:
+        if self._received or self.finished or self.dispatcher is None:
             self._received = number
             raise KeyboardInterrupt
         self._received = number

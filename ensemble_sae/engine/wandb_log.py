@@ -78,6 +78,7 @@ class WandbLog(Observer):
         self._began = 0.0
         self._rows = self._work_rows = 0
         self._child: subprocess.Popen[str] | None = None
+        self._news: dict[str, Any] = {}
         self._folder = Path()
 
     def opened(self, folder: Path) -> None:
@@ -123,9 +124,10 @@ class WandbLog(Observer):
         if self._child is None:
             return
         assert self._child.stdin is not None
+        self._news |= news  # all that is known: a line that is lost is made good by the next
         try:
-            os.write(self._child.stdin.fileno(), (json.dumps(news) + "\n").encode())
-        except BlockingIOError:  # stopped, it seems; what comes later says how far we are, too
+            os.write(self._child.stdin.fileno(), (json.dumps(self._news) + "\n").encode())
+        except BlockingIOError:  # stopped, it seems
             pass
         except OSError:
             self._leave()

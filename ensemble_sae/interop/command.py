@@ -8,9 +8,12 @@ from typing import Any
 from rich.console import Console
 
 from ensemble_sae.errors import UserError
-from ensemble_sae.interop.exporting import FORMATS, export, slug
+from ensemble_sae.interop.exporting import export, slug
+from ensemble_sae.interop.folders import FORMATS
 from ensemble_sae.run import Run, load
 from ensemble_sae.terminal import Ended
+
+PLAIN: Any = {"highlight": False, "markup": False, "soft_wrap": True}  # paths as they are
 
 
 def execute(
@@ -36,13 +39,15 @@ def execute(
     else:
         raise UserError("Which members?", next_step="--member ID, or --pareto for the frontier")
     for path in written:
-        console.print(str(path), highlight=False, soft_wrap=True)
+        console.print(str(path), **PLAIN)
     form: Any = FORMATS[to]
-    console.print("Load it with:", highlight=False)
-    console.print(form.LOAD.format(folder=str(written[0])), highlight=False, soft_wrap=True)
-    pushed = None if push is None else _push(out, push)
+    console.print("Load it with:", **PLAIN)
+    console.print(
+        form.LOAD.format(folder=str(written[0])), highlight=False, markup=False, soft_wrap=True
+    )
+    pushed = None if push is None else _push(out, written, push)
     if pushed is not None:
-        console.print(f"Pushed to {pushed}", highlight=False, soft_wrap=True)
+        console.print(f"Pushed to {pushed}", **PLAIN)
     return Ended(
         0,
         run=run.path,
@@ -70,21 +75,28 @@ def _frontier(
             written += export(run, [member], to, out / slug(run, member), overwrite=overwrite)
         except UserError as error:
             refused.append(error)
-            console.print(f"left out: {error.where}: {error.found or error.what}", highlight=False)
+            console.print(
+                f"left out: {error.where}: {error.found or error.what}",
+                highlight=False,
+                markup=False,
+            )
     if not written:
         raise refused[-1]
     return written, refused
 
 
-def _push(folder: Path, repository: str) -> str:
-    """Upload the folder to a repository on the Hugging Face hub; returns its address."""
+def _push(folder: Path, written: list[Path], repository: str) -> str:
+    """Upload what was written below the folder to a repository on the Hugging Face hub, and nothing
+    else that is there; returns its address.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     api = HfApi()
+    only = [f"{path.relative_to(folder)}/**" for path in written if path != folder] or None
     try:
         api.create_repo(repository, exist_ok=True)
-        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=only))
     except (
         HfHubHTTPError,
         LocalTokenNotFoundError,

@@ -147,6 +147,13 @@ def _state(path: Path) -> dict[str, Tensor]:
             where=str(path),
             found=str(error).splitlines()[0][:200],
         ) from None
+    if not isinstance(state, dict):
+        raise CorruptFile(
+            "This file holds no state of a dictionary.",
+            where=str(path),
+            found=type(state).__name__,
+            allowed="tensors by name",
+        )
     return {name: t.float() for name, t in state.items() if isinstance(t, Tensor)}
 
 

@@ -10,24 +10,17 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ensemble_sae.errors import UserError, nearest
 from ensemble_sae.files import TEMPORARY, sync_folder, write_atomically
-from ensemble_sae.interop import dictionary_learning, plain, saelens, sparsify
 from ensemble_sae.interop.about import About
 from ensemble_sae.interop.card import card
+from ensemble_sae.interop.folders import FORMATS, format_of
 from ensemble_sae.interop.folding import fold
 from ensemble_sae.lm.origin import origin
 from ensemble_sae.run import Run
 
-FORMATS: dict[str, ModuleType] = {
-    "saelens": saelens,
-    "dictionary_learning": dictionary_learning,
-    "sparsify": sparsify,
-    "safetensors": plain,
-}
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -43,7 +36,7 @@ def export(
     Args:
         to: one of `FORMATS`.
         out: the folder of a single member; of several, the folder that theirs go into.
-        overwrite: replace folders that are there.
+        overwrite: replace folders that are there and hold an export; no others.
 
     Returns:
         The folders, in the order of the members.
@@ -59,12 +52,7 @@ def export(
     root, members = Path(out), list(dict.fromkeys(members))
     folders = [root] if len(members) == 1 else [root / slug(run, member) for member in members]
     for folder in folders:
-        if folder.exists() and not overwrite and any(folder.iterdir()):
-            raise UserError(
-                "There is something in the folder already.",
-                where=str(folder),
-                next_step="give another --out, or --overwrite",
-            )
+        _check_free(folder, overwrite)
     written: list[tuple[Path, Path]] = []
     try:
         for member, folder in zip(members, folders, strict=True):
@@ -79,6 +67,21 @@ def export(
         for temporary, _ in written:
             shutil.rmtree(temporary, ignore_errors=True)
     return folders
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """See that a folder may be written: it is empty, or an export that may be replaced."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    is_export = folder.is_dir() and format_of(folder) is not None
+    if overwrite and is_export:
+        return
+    raise UserError(
+        "There is something in the folder already.",
+        where=str(folder),
+        found="an export" if is_export else "something that no export wrote",
+        next_step="give another --out" + (", or --overwrite" if is_export else ""),
+    )
 
 
 def slug(run: Run, member: int) -> str:

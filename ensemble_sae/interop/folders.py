@@ -1,15 +1,22 @@
-"""Which format a folder is in, found by looking."""
+"""The formats, and which of them a folder is in, found by looking."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ensemble_sae.errors import UserError
-from ensemble_sae.interop.exporting import FORMATS
+from ensemble_sae.interop import dictionary_learning, plain, saelens, sparsify
 from ensemble_sae.interop.reading import loaded
 from ensemble_sae.run.sae import Sae
 
+FORMATS: dict[str, ModuleType] = {
+    "saelens": saelens,
+    "dictionary_learning": dictionary_learning,
+    "sparsify": sparsify,
+    "safetensors": plain,
+}
 SHOWN = 8  # names of files in a message
 
 

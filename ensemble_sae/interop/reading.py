@@ -98,9 +98,9 @@ def loaded(read: Callable[[Path], tuple[Sae, About]], path: str | Path, form: st
     folder = Path(path)
     try:
         sae, about = read(folder)
-    except RuntimeError as error:
+        n, d = sae.params["decoder"].shape
+    except (RuntimeError, ValueError, IndexError) as error:
         raise _of_other_shapes(folder, str(error).splitlines()[0]) from None
-    n, d = sae.params["decoder"].shape
     for name, tensor in sae.params.items():
         wanted = {"encoder": (n, d), "decoder": (n, d), "decoder_bias": (d,)}.get(name, (n,))
         if tensor.shape != wanted:

@@ -20,7 +20,7 @@ from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.request import Desk
 from ensemble_sae.interpretation.answers import Answers
 from ensemble_sae.interpretation.client import Client
-from ensemble_sae.interpretation.comparison import Comparison, by_rules
+from ensemble_sae.interpretation.comparison import LEAST, Comparison, by_rules
 from ensemble_sae.interpretation.cost import estimate
 from ensemble_sae.interpretation.protocol import interpret
 from ensemble_sae.interpretation.questions import Protocol
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = "interpreted"
-LEAST = 40  # fragments: 20 with the largest activations, 20 at random
 
 
 @dataclass(frozen=True)

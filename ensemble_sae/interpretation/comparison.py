@@ -20,6 +20,7 @@ from ensemble_sae.interpretation.scores import Score, comparison
 if TYPE_CHECKING:
     import pandas as pd
 
+LEAST = 40  # fragments: 20 with the largest activations, 20 at random
 Texts = Callable[[int], str]
 
 

@@ -40,22 +40,23 @@ MOST_STEPS = 9  # of a scale of colours; more values than that shade into each o
 def frontier(table: pd.DataFrame, x: str = "l0", y: str = "fvu") -> pd.DataFrame:
     """Members that no other of their hook beats: none is as good in both, better in one.
 
-    Less of x is better, and less of y, or more of CE recovered. Frozen members are left out, and of
+    Less is better, or more of CE recovered. Frozen members are left out, and of
     equals the first is chosen, as for the column `pareto`.
 
     Returns:
-        Their rows, by hook and from the smallest x on.
+        Their rows, by hook and from the best x on.
     """
     import pandas as pd
 
-    sign = -1 if y in UPWARDS else 1
+    along, sign = (-1 if name in UPWARDS else 1 for name in (x, y))
     whole = table[np.isfinite(table[x]) & np.isfinite(table[y])]
     whole = whole[~whole["status"].str.startswith("frozen")]
     found = []
     for _, same in whole.groupby("hook"):
-        ordered = same.assign(_y=sign * same[y]).sort_values([x, "_y"], kind="stable")
+        ordered = same.assign(_x=along * same[x], _y=sign * same[y])
+        ordered = ordered.sort_values(["_x", "_y"], kind="stable")
         best = ordered["_y"].cummin().shift(fill_value=np.inf)
-        found.append(ordered[ordered["_y"] < best].drop(columns="_y"))
+        found.append(ordered[ordered["_y"] < best].drop(columns=["_x", "_y"]))
     return pd.concat(found) if found else whole
 
 

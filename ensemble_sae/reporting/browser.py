@@ -15,7 +15,6 @@ from ensemble_sae.analysis.matched import nearest
 from ensemble_sae.inspection.collecting import EDGES
 from ensemble_sae.inspection.examples import Contexts
 from ensemble_sae.inspection.feature import Features
-from ensemble_sae.inspection.request import FRAGMENTS, PER_DOCUMENT, WIDTH
 from ensemble_sae.reporting.looking import Looked
 from ensemble_sae.reporting.plain import plain, short
 
@@ -40,7 +39,8 @@ def browsed(looked: Looked) -> dict[str, Any]:
     `call`: what gives them in Python; `numbers`: columns by name; `rule`, `score`: what a rule
     makes of each active one; `tokens`: columns of lists of places in `words`; `contexts`: by
     kind, per feature, a list of [fragment, strength, words, places, percents]; `histogram`: counts
-    by size, between `edges`; `neighbours`: per feature, [feature, cosine] of the nearest in the same member.
+    by size, between `edges`; `neighbours`: per feature, [feature, cosine] of the
+    nearest in the same member.
     """
     features = looked.features
     words = _Words()
@@ -49,7 +49,7 @@ def browsed(looked: Looked) -> dict[str, Any]:
     found: dict[str, Any] = {
         "member": looked.member,
         "text": _text(features),
-        "call": _call(looked),
+        "call": looked.call,
         "numbers": {name: plain(table[name].tolist()) for name in NUMBERS if name in table},
         "tokens": {
             name: [words.places(own) for own in table[name]] for name in LISTS if name in table
@@ -70,16 +70,6 @@ def browsed(looked: Looked) -> dict[str, Any]:
 def _text(features: Features) -> dict[str, Any]:
     names = ("model", "dataset", "hook", "fragments", "width", "tokens")
     return {name: plain(features.settings[name]) for name in names if name in features.settings}
-
-
-def _call(looked: Looked) -> str:
-    """The Python that finds these features again; what was asked for is part of the question."""
-    usual = {"count": FRAGMENTS, "width": WIDTH, "per_document": PER_DOCUMENT}
-    asked = looked.features.settings.get("asked", {})
-    more = [
-        f"{name}={asked[name]}" for name in usual if asked.get(name, usual[name]) != usual[name]
-    ]
-    return f"ensemble_sae.features({', '.join(['run', str(looked.member), *more])})"
 
 
 def _ruled(rules: pd.DataFrame, n: int) -> dict[str, Any]:

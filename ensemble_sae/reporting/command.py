@@ -17,7 +17,7 @@ from ensemble_sae.reporting.choosing import along_the_frontier
 from ensemble_sae.reporting.looking import look_at
 from ensemble_sae.reporting.writing import write_report
 from ensemble_sae.run import Run, load
-from ensemble_sae.terminal import Ended, progress
+from ensemble_sae.terminal import INTERRUPTED, Ended, progress
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def execute(folder: Path, look: Look, open_it: bool = False) -> int:
         page = make(run, look)
     except KeyboardInterrupt:
         console.print("Interrupted. What was found of features is kept.")
-        return Ended(130, run=run.path, interrupted=True)
-    console.print(f"The report: {page}", highlight=False, soft_wrap=True)
+        return Ended(INTERRUPTED, run=run.path, interrupted=True)
+    console.print(f"The report: {page}", highlight=False, markup=False, soft_wrap=True)
     if open_it:
         import webbrowser
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ensemble_sae.errors import UserError
+from ensemble_sae.errors import CorruptFile, UserError
 from ensemble_sae.metrics.reconstruction import BINS_PER_DECADE, LOWEST_DECADE
 from ensemble_sae.reporting.plain import plain, thinned
 from ensemble_sae.run import Run
@@ -51,6 +51,8 @@ def evaluated(run: Run) -> dict[str, Any]:
     """
     try:
         found = run.evaluation
+    except CorruptFile:
+        raise
     except UserError:
         return {}
     told: dict[str, Any] = {

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ensemble_sae.errors import UserError
 from ensemble_sae.files import write_atomically
 from ensemble_sae.inspection import files
 from ensemble_sae.inspection.feature import Features
 from ensemble_sae.inspection.looking import OnProgress
-from ensemble_sae.inspection.request import Desk
-from ensemble_sae.interpretation.comparison import by_rules, frame
+from ensemble_sae.inspection.request import FRAGMENTS, PER_DOCUMENT, WIDTH, Desk
+from ensemble_sae.interpretation.comparison import LEAST, by_rules, frame
+from ensemble_sae.lm.origin import origin
 from ensemble_sae.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RULES = "rules.parquet"
-LEAST = 40  # fragments: 20 with the largest activations, 20 at random
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Looked:
     Attributes:
         features: what was found of them. rules: a row for each active one: `rule`, `kind`, and
             the scores `top`, `random`, `top_and_random`; None where the text was too short.
+        call: the Python that finds these features again; "" where it takes more than a line.
     """
 
     member: int
     features: Features
     rules: pd.DataFrame | None
+    call: str
 
 
 def look_at(desk: Desk, members: Sequence[int], effects: bool, on_progress: OnProgress) -> None:
@@ -50,15 +52,36 @@ def look_at(desk: Desk, members: Sequence[int], effects: bool, on_progress: OnPr
 
 def looked(run: Run, notes: list[str]) -> list[Looked]:
     """Every member that was looked at as it is now, by id; what is damaged is said and left out."""
-    found = []
+    found, usual = [], _usual(run)
     for member, folder in sorted(files.kept(run, notes).items()):
         try:
             features = files.load(run.sae(member), folder)
             if features is not None:
-                found.append(Looked(member, features, _rules(features, folder)))
+                call = _call(member, features.settings, usual)
+                found.append(Looked(member, features, _rules(features, folder), call))
         except UserError as error:
             notes.append(f"Features of member {member} are left out: {error.what} {error.where}")
     return found
+
+
+def _usual(run: Run) -> dict[str, Any]:
+    """What features are looked for with, where nothing is said."""
+    usual: dict[str, Any] = {"count": FRAGMENTS, "width": WIDTH, "per_document": PER_DOCUMENT}
+    with suppress(UserError):  # of rows that were brought along nobody knows the model
+        recipe = origin(run)
+        usual |= {"model": recipe.model, "dataset": recipe.dataset}
+    return usual
+
+
+def _call(member: int, settings: dict[str, Any], usual: dict[str, Any]) -> str:
+    """What was asked for is part of the question: asked otherwise, others are found."""
+    if settings.get("tuned") is not None:
+        return ""
+    asked = {**settings, **settings.get("asked", {})}
+    names = ("count", "width", "per_document", "model", "dataset")
+    other = [n for n in names if n in asked and asked[n] != usual.get(n)]
+    more = [f"{name}={asked[name]!r}" for name in other]
+    return f"ensemble_sae.features({', '.join(['run', str(member), *more])})"
 
 
 def _rules(features: Features, folder: Path) -> pd.DataFrame | None:
@@ -67,10 +90,13 @@ def _rules(features: Features, folder: Path) -> pd.DataFrame | None:
 
     path = folder / RULES
     if path.is_file():
-        with suppress(Exception):  # pyarrow has many ways to say so; they are found again
-            return pd.read_parquet(path)
+        with suppress(Exception):  # damaged ones, in whichever words, are found again
+            found = pd.read_parquet(path)
+            if {"rule", "top_and_random"} <= set(found):
+                return found
     if features.settings["fragments"] < LEAST or not len(features.alive):
         return None
     table = frame(features.alive, by_rules(features, features.alive))
-    write_atomically(path, table.to_parquet)
+    with suppress(OSError):  # where nothing can be kept, they are found again next time
+        write_atomically(path, table.to_parquet)
     return table

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str], object]
 Found = TypeVar("Found")
-FOLLOWED = 6  # members whose features are followed, where nobody has looked at any
+WITHOUT_LOOKING = 6  # members whose features are followed, where nobody has looked at any
 
 
 def write_report(run: Run, tell: Tell = lambda what: None) -> Path:
@@ -64,7 +64,7 @@ def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[
     near = _or_note(lambda: structure.beside(run, notes), notes)
     truth = _or_note(lambda: structure.compared(run, notes), notes)
     tell("following features")
-    shown = [one.member for one in chosen] or along_the_frontier(run, FOLLOWED)
+    shown = [one.member for one in chosen] or along_the_frontier(run, WITHOUT_LOOKING)
     told = _or_note(lambda: structure.followed(run, shown, notes), notes) or {}
     found = _or_note(lambda: curves.evaluated(run), notes) or {}
     if run.status.get("status") not in ("finished", "adopted"):
@@ -94,7 +94,7 @@ def _as_trained(run: Run, notes: list[str]) -> pd.DataFrame:
         notes.append("No held-out rows were evaluated: FVU and L0 are those of the last round.")
     for name in ("fvu", "l0"):
         table[name] = float("nan")
-        if len(metrics):
+        if name in metrics:  # a signature of one's own need not tell it
             last = metrics.sort_values("step").groupby("member")[name].last()
             table[name] = last.reindex(table.index)
     return table.assign(dead=float("nan"), pareto=False, flags="")

@@ -69,11 +69,16 @@ def test_what_is_there_stays(folder: Path, tmp_path: Path) -> None:
     run = ensemble_sae.load(folder)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")
+    for overwrite in (False, True):  # what no export wrote is never replaced
+        with pytest.raises(UserError, match="already"):
+            export(run, [0], "saelens", tmp_path / "out", overwrite=overwrite)
+        assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+    (first,) = export(run, [0], "saelens", tmp_path / "export")
+    before = (first / "sae_weights.safetensors").read_bytes()
     with pytest.raises(UserError, match="already"):
-        export(run, [0], "saelens", tmp_path / "out")
-    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
-    export(run, [0], "saelens", tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out" / "cfg.json").is_file()
+        export(run, [1], "saelens", first)
+    export(run, [1], "saelens", first, overwrite=True)
+    assert (first / "sae_weights.safetensors").read_bytes() != before
 
 
 def test_half_an_export_is_never_there(folder: Path, tmp_path: Path, monkeypatch) -> None:
@@ -119,15 +124,21 @@ def test_pushing(folder: Path, tmp_path: Path, run_command, monkeypatch) -> None
         def create_repo(self, repository: str, exist_ok: bool) -> None:
             sent.append(repository)
 
-        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
-            sent.append((repo_id, Path(folder_path).name))
+        def upload_folder(self, repo_id: str, folder_path: Path, allow_patterns=None) -> str:
+            sent.append((repo_id, Path(folder_path).name, allow_patterns))
             return "https://huggingface.co/user/repo"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     given = (folder, "--member", 0, "--to", "saelens", "--out", tmp_path / "out")
     shown = run_command(*given, "--push", "user/repo")
     assert shown.exit_code == 0, shown.output
-    assert sent == ["user/repo", ("user/repo", "out")]
+    assert sent == ["user/repo", ("user/repo", "out", None)]
+    (tmp_path / "both").mkdir()
+    (tmp_path / "both" / "secret.txt").write_text("not for everybody")
+    pareto = (folder, "--pareto", "--to", "saelens", "--out", tmp_path / "both")
+    assert run_command(*pareto, "--push", "user/repo").exit_code == 0
+    written = [path.name for path in sorted((tmp_path / "both").iterdir()) if path.is_dir()]
+    assert sorted(sent[-1][2]) == [f"{name}/**" for name in written]
 
     def offline(self, *arguments, **more):
         raise OSError("no network")

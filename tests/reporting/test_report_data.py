@@ -372,6 +372,7 @@ def test_features_kept_by_older_versions_have_no_histogram(run: Run) -> None:
         looked.member,
         looked.features.__class__(**{**vars(looked.features), "histogram": None}),
         None,
+        looked.call,
     )
     told = browser.browsed(older)
     assert told["histogram"] is None

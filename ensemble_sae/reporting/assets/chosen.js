@@ -32,6 +32,6 @@ const chosenParts = () => {
     el("div", { class: "two" },
       el("div", {}, el("p", { class: "soft" }, "Load it in Python"), code(python(row))),
       el("div", {}, el("p", { class: "soft" }, "Take it to SAELens (or dictionary_learning, sparsify, safetensors)"),
-        code(`python -m ensemble_sae.export ${state.data.path} \\\n    --member ${row.id} --to saelens --out exported`))),
+        code(`python -m ensemble_sae.export ${state.data.path} \\\n    --member ${row.id} --to saelens --out exported/saelens-${row.id}`))),
   ];
 };

@@ -1,6 +1,6 @@
 // The feature browser. A member's features are unpacked when they are first asked for.
 
-const browser = { member: null, block: null, known: new Map(), sort: "score", search: "", silent: false, feature: null, page: 40, matching: [] };
+const browser = { member: null, block: null, known: new Map(), sort: "score", search: "", silent: false, feature: null, wanted: null, page: 40, matching: [] };
 const SORTS = {
   score: ["score, best first", -1], density: ["fires most often", -1], rare: ["fires least often", 1], max: ["largest activation", -1],
   ablation_kl: ["effect of ablating it", -1], steering_kl: ["effect of steering", -1], index: ["number", 1],
@@ -18,7 +18,7 @@ const makeFeatures = () => {
   by("features").append(
     el("p", { class: "soft", id: "features-text" }),
     el("div", { class: "controls", id: "feature-controls" },
-      select("member", members, String(features[0].member), (value) => showFeatures(Number(value), { scroll: false })),
+      select("member", members, String(features[0].member), (value) => { choose(Number(value)); showFeatures(Number(value), { scroll: false }); }),
       el("span", { id: "feature-sort" }),
       el("label", { class: "pick" }, el("span", {}, "search"), el("input", { type: "search", id: "feature-search", placeholder: "a token, or words of a rule", oninput: (event) => { browser.search = event.target.value.toLowerCase(); listed(); } })),
       el("label", { class: "pick" }, el("input", { type: "checkbox", id: "silent", onchange: (event) => { browser.silent = event.target.checked; listed(); } }), el("span", {}, "also those that never fired")),
@@ -41,17 +41,22 @@ const showFeatures = async (member, { scroll = true, feature = null } = {}) => {
   browser.member = member;
   by("feature-controls").querySelector("select").value = String(member);
   if (scroll) by("features").scrollIntoView({ block: "start" });
-  if (!browser.known.has(member)) browser.known.set(member, await unpack(`features-${member}`));
+  if (feature !== null) browser.wanted = { member, feature };
+  if (!browser.known.has(member)) browser.known.set(member, unpack(`features-${member}`));
+  const block = await browser.known.get(member);
   if (browser.member !== member) return; // another one was asked for meanwhile
-  browser.block = browser.known.get(member);
+  browser.block = block;
+  const wanted = browser.wanted && browser.wanted.member === member ? browser.wanted.feature : null;
   const { text } = browser.block;
   by("features-text").textContent = `Looked at on ${number(text.tokens)} tokens: ${number(text.fragments)} fragments of ${text.width}, from ${text.dataset}, read by ${text.model}.`;
   const sorts = Object.keys(SORTS).filter((name) => name === "index" || column(name));
   if (!sorts.includes(browser.sort)) browser.sort = sorts[0];
   by("feature-sort").replaceChildren(select("sort by", sorts.map((name) => [name, SORTS[name][0]]), browser.sort, (value) => { browser.sort = value; listed(); }));
   listed();
-  const first = Number.isInteger(feature) && feature >= 0 && feature < column("density").length ? feature : browser.matching[0];
+  const known = Number.isInteger(wanted) && wanted >= 0 && wanted < column("density").length;
+  const first = known ? wanted : browser.matching[0];
   if (first !== undefined) showFeature(first);
+  else { browser.feature = null; by("feature").replaceChildren(); }
 };
 
 const column = (name) => (name === "score" ? browser.block.score : browser.block.numbers[name === "rare" ? "density" : name]);
@@ -102,7 +107,8 @@ const tokensText = (name, feature) => ((browser.block.tokens[name] || [])[featur
 
 const showFeature = (feature) => {
   browser.feature = feature;
-  remember({ member: browser.member, feature });
+  if (browser.wanted && browser.wanted.feature !== feature) browser.wanted = null;
+  if (browser.member === state.chosen) remember({ feature });
   for (const button of by("feature-list").querySelectorAll("button")) button.classList.toggle("on", Number(button.dataset.feature) === feature);
   if (by("histogram")) Plotly.purge(by("histogram"));
   by("feature").replaceChildren(...featureParts(feature));
@@ -135,7 +141,7 @@ const featureParts = (feature) => {
       el("p", { class: "chips", title: reads }, el("strong", {}, `${title}: `), block.tokens[name][feature].map((at) => el("code", {}, visible(block.words[at]))))),
     ...contextParts(feature, "top", "Strongest"), ...contextParts(feature, "spread", "From its weakest to its strongest"),
     histogramPart(feature), neighbourPart(feature),
-    code(`${python(state.byId.get(member))}\nfeature = ${block.call}[${feature}]`),
+    block.call ? code(`${python(state.byId.get(member))}\nfeature = ${block.call}[${feature}]`) : null,
   ].filter((one) => one !== null);
 };
 

@@ -8,13 +8,13 @@ const makeHeat = () => {
   heatView.x = axes.includes("dict_ratio") ? "dict_ratio" : axes[0];
   heatView.y = axes.includes("l1") && heatView.x !== "l1" ? "l1" : axes.find((name) => name !== heatView.x);
   if (!state.metrics.includes("fvu")) heatView.metric = state.metrics[0];
-  const named = axes.map((name) => [name, label(name)]);
+  const choices = axes.map((name) => [name, label(name)]);
   const view = (key) => (value) => { heatView[key] = value; made.changed(); };
   const made = figure("heat", {
     name: "heat", title: "Heat map", events: "filter choose",
     controls: [
       select("colour", state.metrics.map((name) => [name, label(name)]), heatView.metric, view("metric")),
-      select("across", named, heatView.x, view("x")), select("up", named, heatView.y, view("y")),
+      select("across", choices, heatView.x, view("x")), select("up", choices, heatView.y, view("y")),
       select("several in a cell", [["mean", "mean"], ["min", "lowest"], ["max", "highest"]], "mean", view("of")),
     ],
     work: drawnHeat,
@@ -30,6 +30,12 @@ const ordered = (name) => {
   const axis = state.axes.find((one) => one.name === name);
   return axis.values ? axis.values.filter((v) => there.has(v)) : [...there].sort((a, b) => a - b);
 };
+
+// Cells have places: two values that are written alike are two.
+const named = (name, values) => ({
+  title: label(name), showgrid: false, zeroline: false,
+  tickvals: values.map((_, i) => i), ticktext: values.map((value) => escaped(shown(name, value))),
+});
 
 const drawnHeat = () => {
   const { x, y, metric, of } = heatView;
@@ -54,14 +60,14 @@ const drawnHeat = () => {
   return {
     height: Math.max(300, Math.min(720, 110 + 34 * up.length)),
     traces: [{
-      type: "heatmap", x: across.map((v) => escaped(shown(x, v))), y: up.map((v) => escaped(shown(y, v))), z,
+      type: "heatmap", x: across.map((_, i) => i), y: up.map((_, j) => j), z,
       customdata: grid.map((line) => line.map((own) => own.map((row) => row.id))),
       text: z.map((line) => line.map((v) => (many || v === null ? "" : shown(metric, v)))),
       texttemplate: many ? "" : "%{text}", colorscale: "Viridis", xgap: 1, ygap: 1,
       hovertext: grid.map((line) => line.map((own) => own.slice(0, 6).map((row) => `${escaped(row.name)}: ${shown(metric, row[metric])}`).join("<br>"))),
       hovertemplate: "%{hovertext}<extra></extra>", colorbar: { title: { text: escaped(words.label) }, thickness: 14, outlinewidth: 0 },
     }],
-    layout: { showlegend: false, xaxis: { title: label(x), type: "category", showgrid: false }, yaxis: { title: label(y), type: "category", showgrid: false } },
+    layout: { showlegend: false, xaxis: named(x, across), yaxis: named(y, up) },
     reads: `A cell is the ${{ mean: "mean", min: "lowest", max: "highest" }[of]} over the members at these two values that pass the filters, `
       + `of ${words.label}: ${words.reads} Click a cell to choose its first member.`,
   };

@@ -121,7 +121,7 @@ const frontiers = (rows, x, y) => {
   const hooks = [...new Set(rows.map((row) => row.hook))];
   return hooks.map((hook, place) => {
     let reached = Infinity;
-    const line = rows.filter((row) => row.hook === hook)
+    const line = rows.filter((row) => row.hook === hook && !String(row.status).startsWith("frozen"))
       .sort((a, b) => along * (a[x] - b[x]) || sense * (a[y] - b[y]))
       .filter((row) => { if (sense * row[y] >= reached) return false; reached = sense * row[y]; return true; });
     return {

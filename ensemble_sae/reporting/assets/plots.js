@@ -68,7 +68,7 @@ const laidOut = (own, height, width, traces = []) => {
     gridcolor: colours.line, linecolor: colours.line, zerolinecolor: colours.line,
     automargin: true, ticks: "outside", tickcolor: colours.line, ...given,
     ...(given.type === "log" && !given.tickvals ? logTicks(values) : {}),
-    title: { text: given.title || "", standoff: 8, font: { size: 13 } },
+    title: { text: escaped(given.title || ""), standoff: 8, font: { size: 13 } },
   });
   const { xaxis, yaxis, ...rest } = own;
   const seen = (name) => traces.flatMap((trace) => trace[name] || []);
@@ -88,8 +88,9 @@ const laidOut = (own, height, width, traces = []) => {
 
 // Plain numbers at 1, 2 and 5 of each decade; at 1 alone where there are many decades.
 const logTicks = (values) => {
-  const there = values.filter((value) => value > 0);
-  const decades = there.length ? Math.log10(Math.max(...there) / Math.min(...there)) : 1;
+  let [low, high] = [Infinity, 0];
+  for (const value of values) if (value > 0) { low = Math.min(low, value); high = Math.max(high, value); }
+  const decades = high ? Math.log10(high / low) : 1;
   const steps = decades > 3.5 ? [1] : [1, 2, 5];
   const tickvals = [];
   for (let power = -12; power <= 12; power += 1) for (const step of steps) tickvals.push(Number(`${step}e${power}`));
@@ -99,7 +100,7 @@ const logTicks = (values) => {
 // A colour for each value of an axis: shades where values are numbers.
 const palette = (name) => {
   const axis = state.axes.find((one) => one.name === name);
-  const values = axis ? axis.values || [...new Set(state.rows.map((r) => r[name]))].sort((a, b) => a - b) : [];
+  const values = axis ? axis.values || [...new Set(state.rows.map((r) => r[name]))].filter((v) => v !== null).sort((a, b) => a - b) : [];
   if (!axis) return { values: [], of: () => COLOURS[0] };
   const shades = state.theme === "dark" ? SHADES_DARK : SHADES;
   const at = new Map(values.map((value, place) => [value, place]));

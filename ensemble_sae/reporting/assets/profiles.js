@@ -13,7 +13,7 @@ const makeProfiles = () => {
   const words = { ce: "Cross-entropy in nats", kl: "Divergence in nats", fvu: "FVU", l0: "L0" };
   profile("position", words, (places) => places, { title: "position in the context" },
     "Along the context", "A line is a member; a point, the mean over a few neighbouring positions, and the first ones by themselves. Where a line rises, the member loses more.");
-  profile("frequency", words, () => evaluated.bands.map(short), { title: "share of the token in the training text", type: "category" },
+  profile("frequency", words, () => evaluated.bands.map(short).map(escaped), { title: "share of the token in the training text", type: "category" },
     "By how frequent the token is", "A line is a member; rare tokens are at the left. Of frequency bands without a token in the text nothing is drawn.");
 };
 

@@ -60,7 +60,7 @@ const remember = (values) => {
 const best = () => state.rows.filter((row) => row.pareto);
 
 const axisNames = (most = Infinity) =>
-  state.axes.filter((axis) => !axis.values || axis.values.length <= most).map((axis) => axis.name);
+  state.axes.filter((axis) => (axis.values ? axis.values.length : Infinity) <= most).map((axis) => axis.name);
 
 const theme = (name) => {
   state.theme = name;

@@ -28,7 +28,7 @@ const number = (value, digits = 3) => {
   const size = Math.abs(value);
   if (value === 0) return "0";
   if (Number.isInteger(value)) return size >= 1e7 ? value.toExponential(2) : value.toLocaleString("en");
-  if (size < 1e-3) return value.toExponential(1);
+  if (size < 1e-3) return value.toExponential(2).replace(/\.?0+e/, "e");
   if (size >= 1e5) return Math.round(value).toLocaleString("en");
   return String(Number(value.toPrecision(size >= 1000 ? 4 : digits)));
 };
