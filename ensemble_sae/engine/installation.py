@@ -113,6 +113,7 @@ def _stores(folder: Path) -> list[dict[str, Any]]:
 
 def _table(stores: list[dict[str, Any]]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(overflow="fold")
     for store in stores:
         rows = f"{store['rows']:,} rows{'' if store['complete'] else ' so far'}"
         size = f"{store['d_activation']} x {store['dtype']}, {human_bytes(store['bytes'])}"

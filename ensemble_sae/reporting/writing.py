@@ -81,6 +81,7 @@ def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[
         "densities": curves.densities(table),
         "neighbours": _pairs(near),
         "histories": told,
+        "truth": {} if truth is None else truth.by_frequency,
         "evaluated": found,
         "features": [{"member": one.member, "features": len(one.features)} for one in chosen],
         "notes": notes,
@@ -101,7 +102,7 @@ def _as_trained(run: Run, notes: list[str]) -> pd.DataFrame:
 
 
 def _more(
-    run: Run, near: pd.DataFrame | None, truth: pd.DataFrame | None, chosen: list[Looked]
+    run: Run, near: pd.DataFrame | None, truth: structure.Compared | None, chosen: list[Looked]
 ) -> dict[str, pd.Series]:
     """Metrics beside those of the members' table, by id."""
     import pandas as pd
@@ -111,7 +112,7 @@ def _more(
         for kind, own in near.groupby("kind"):
             found[f"mmcs_{kind}"] = own.groupby("member")["mmcs"].mean()
     if truth is not None:
-        found |= {str(name): truth[name] for name in truth}
+        found |= {str(name): truth.table[name] for name in truth.table}
     try:
         evaluated = run.evaluation.members
         found |= {name: evaluated[name] for name in ("ce_recovered", "ce", "kl")}

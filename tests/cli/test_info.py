@@ -19,11 +19,12 @@ def set_status(folder: Path, **values: object) -> None:
     (folder / "run.json").write_text(json.dumps(facts | values))
 
 
-def test_what_is_installed(call, tmp_path: Path) -> None:
+def test_what_is_installed(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     ensemble_sae.ChunkStore.write(tmp_path / "data/mine", torch.randn(40, 6), chunk_rows=20)
     (tmp_path / "data/broken").mkdir()
     (tmp_path / "data/broken/meta.json").write_text("{")
-    words = ("info", "--data-dir", tmp_path / "data")
+    words = ("info", "--data-dir", "data")
     found, shown = call(*words, "--json").json, call(*words).stdout
     assert found["versions"]["torch"] == torch.__version__
     assert found["versions"]["ensemble-sae"] == ensemble_sae.__version__

@@ -64,7 +64,7 @@ def reported(evaluated: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load(folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop must not meet other tests'
 def tab() -> Iterator[Any]:
     """A browser's tab without a network. A page that is opened in it again need not be compiled
     again, which takes most of the time.

@@ -547,9 +547,20 @@ def test_known_features_are_compared_with(toy: Path) -> None:
     truth = recovery(run)
     beside = neighbours(run)
     for member, row in rows(data).items():
-        assert row["mmcs"] == pytest.approx(truth.loc[member, "mmcs"], rel=1e-4)
+        for name in ("mmcs", "mmcs_truth", "represented"):
+            assert row[name] == pytest.approx(truth.loc[member, name], rel=1e-4)
         other = beside[(beside["member"] == member) & (beside["kind"] == "seed")]["mmcs"]
         assert row["mmcs_seed"] == pytest.approx(other.mean(), rel=1e-4)
+    hook = run.members["hook"].iloc[0]
+    atoms, frequency = run.truth(hook)
+    assert data["truth"]
+    for member, own in data["truth"].items():
+        same = truth[run.members["n_dict"] == run.members.loc[int(member), "n_dict"]]
+        assert truth.loc[int(member), "mmcs_truth"] == same["mmcs_truth"].max()
+        cosines = atoms.double() @ run.sae(int(member)).dictionary.double().T
+        largest, order = cosines.amax(1), frequency.argsort(stable=True)
+        parts = [largest[part] for part in order.tensor_split(min(10, len(order)))]
+        assert own["cosine"] == pytest.approx([float(part.mean()) for part in parts], abs=1e-4)
     assert data["histories"]["reference"] == "truth"
     for member, own in data["histories"]["of"].items():
         assert own["features"] == 16

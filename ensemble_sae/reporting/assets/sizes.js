@@ -5,6 +5,7 @@ const makeSizes = () => {
   makeDensities();
   makeNeighbours();
   makeHistories();
+  makeTruth();
   if (!by("sizes").querySelector("figure")) by("sizes").remove();
 };
 
@@ -118,5 +119,24 @@ const makeHistories = () => {
       layout: { xaxis: { title: "training step" }, yaxis: { title: view.what === "self_similarity" ? "cosine" : "% of features", rangemode: "tozero" } },
       reads: `A line is a member; a feature counts as learned where an atom has a cosine above 0.9 with it. Compared with ${against}, at the checkpoints that were kept.`,
     }),
+  });
+};
+
+const makeTruth = () => {
+  const found = Object.entries(state.data.truth);
+  if (!found.length) return;
+  figure("sizes", {
+    name: "truth", title: "Which true features are found", events: "choose",
+    work: () => ({
+      traces: found.map(([id, own], place) => {
+        const row = state.byId.get(Number(id));
+        return { type: "scatter", mode: "lines+markers", x: own.frequency, y: own.cosine, name: escaped(row.name), customdata: own.cosine.map(() => row.id),
+          line: { color: COLOURS[place % COLOURS.length], width: row.id === state.chosen ? 4 : 1.6 }, hovertemplate: "%{y:.3f} at %{x:.3g}<extra></extra>" };
+      }),
+      layout: { xaxis: { title: "share of rows on which a true feature is active", type: "log" }, yaxis: { title: "largest cosine with an atom", range: [0, 1.03] } },
+      reads: "A line is the member of a size that finds the true features best. A point is a group of true features that are about equally frequent, rare ones at the left: "
+        + "the mean over the group of the largest cosine with an atom, 1 where they are found exactly.",
+    }),
+    after: clickChooses,
   });
 };
