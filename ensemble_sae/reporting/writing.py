@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ensemble_sae.errors import UserError
 from ensemble_sae.files import write_atomically
+from ensemble_sae.lm.origin import origin
 from ensemble_sae.reporting import curves, structure
 from ensemble_sae.reporting.browser import browsed
 from ensemble_sae.reporting.choosing import along_the_frontier
@@ -75,6 +76,7 @@ def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[
         "name": run.path.resolve().name,
         "load": f"ensemble_sae.load({json.dumps(_shown(run.path), ensure_ascii=False)})",
         "path": shlex.quote(_shown(run.path)),
+        "model": _model(run),
         "glance": glance(run, table),
         "members": members(table, _more(run, near, truth, chosen)),
         "training": curves.training(run),
@@ -86,6 +88,17 @@ def _data(run: Run, chosen: list[Looked], notes: list[str], tell: Tell) -> dict[
         "features": [{"member": one.member, "features": len(one.features)} for one in chosen],
         "notes": notes,
     }
+
+
+def _model(run: Run) -> str | None:
+    """What commands must say of the language model: nothing where it is known; None where there is
+    none, since the rows are synthetic.
+    """
+    try:
+        origin(run)
+    except UserError:
+        return None if run.sweep.get("known") else " --model MODEL --dataset DATASET"
+    return ""
 
 
 def _as_trained(run: Run, notes: list[str]) -> pd.DataFrame:

@@ -507,6 +507,7 @@ def test_the_report_of_a_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_of(path)
     assert data["load"] == 'ensemble_sae.load("run")'
     assert data["name"] == "run"
+    assert data["model"] == ""
     assert len(told) >= 4
     found = rows(data)
     table = run.members
@@ -551,6 +552,7 @@ def test_known_features_are_compared_with(toy: Path) -> None:
             assert row[name] == pytest.approx(truth.loc[member, name], rel=1e-4)
         other = beside[(beside["member"] == member) & (beside["kind"] == "seed")]["mmcs"]
         assert row["mmcs_seed"] == pytest.approx(other.mean(), rel=1e-4)
+    assert data["model"] is None
     hook = run.members["hook"].iloc[0]
     atoms, frequency = run.truth(hook)
     assert data["truth"]

@@ -27,11 +27,11 @@ const chosenParts = () => {
     el("details", {}, el("summary", {}, "What all members share"), facts(rest)),
     looked
       ? el("p", {}, el("button", { type: "button", id: "its-features", onclick: () => showFeatures(row.id) }, "Look at its features"))
-      : el("div", {}, el("p", { class: "soft" }, "Nobody has looked at its features yet; this does, and writes the report again:"),
-        code(`python -m ensemble_sae.report ${state.data.path} --members ${row.id}`)),
+      : state.data.model === null ? null : el("div", {}, el("p", { class: "soft" }, "Nobody has looked at its features yet; this does, and writes the report again:"),
+        code(`python -m ensemble_sae.report ${state.data.path} --members ${row.id}${state.data.model}`)),
     el("div", { class: "two" },
       el("div", {}, el("p", { class: "soft" }, "Load it in Python"), code(python(row))),
       el("div", {}, el("p", { class: "soft" }, "Take it to SAELens (or dictionary_learning, sparsify, safetensors)"),
         code(`python -m ensemble_sae.export ${state.data.path} \\\n    --member ${row.id} --to saelens --out exported/saelens-${row.id}`))),
-  ];
+  ].filter((part) => part !== null);
 };

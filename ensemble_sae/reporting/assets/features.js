@@ -7,11 +7,12 @@ const SORTS = {
 };
 
 const makeFeatures = () => {
-  const { features, path } = state.data;
+  const { features, path, model } = state.data;
+  if (!features.length && model === null) { by("features").remove(); return; }
   if (!features.length) {
     by("features").append(
       el("p", {}, "Nobody has looked at members' features yet. This looks at six members along the frontier and writes the report again:"),
-      code(`python -m ensemble_sae.report ${path} --look 6`));
+      code(`python -m ensemble_sae.report ${path} --look 6${model}`));
     return;
   }
   const members = features.map(({ member, features: n }) => [String(member), `${member}: ${state.byId.get(member).name} (L0 ${number(state.byId.get(member).l0)}, ${number(n)} features)`]);

@@ -86,12 +86,12 @@ const laidOut = (own, height, width, traces = []) => {
   };
 };
 
-// Plain numbers at 1, 2 and 5 of each decade; at 1 alone where there are many decades.
+// Plain numbers at 1, 2 and 5 of each decade; at 1 alone where there are many, at more within one.
 const logTicks = (values) => {
   let [low, high] = [Infinity, 0];
   for (const value of values) if (value > 0) { low = Math.min(low, value); high = Math.max(high, value); }
   const decades = high ? Math.log10(high / low) : 1;
-  const steps = decades > 3.5 ? [1] : [1, 2, 5];
+  const steps = decades > 3.5 ? [1] : decades > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8];
   const tickvals = [];
   for (let power = -12; power <= 12; power += 1) for (const step of steps) tickvals.push(Number(`${step}e${power}`));
   return { tickvals, ticktext: tickvals.map((value) => (value < 1e-3 || value >= 1e5 ? value.toExponential(0) : number(value))) };

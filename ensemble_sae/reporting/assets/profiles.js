@@ -1,10 +1,11 @@
 // In the language model: along the positions of a context, and by how frequent the token is.
 
 const makeProfiles = () => {
-  const { evaluated, path } = state.data;
+  const { evaluated, path, model } = state.data;
+  if (!evaluated.references && model === null) { by("lm").remove(); return; }
   if (!evaluated.references) {
     by("lm").append(el("p", {}, "Members are not evaluated in their language model yet. This command does it, and the next report shows it:"),
-      code(`python -m ensemble_sae.evaluate ${path}\npython -m ensemble_sae.report ${path}`));
+      code(`python -m ensemble_sae.evaluate ${path}${model}\npython -m ensemble_sae.report ${path}`));
     return;
   }
   const lines = Object.entries(evaluated.references).map(([hook, known]) =>
